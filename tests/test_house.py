@@ -1,0 +1,285 @@
+"""The rules of the house, checked on every module and notebook there is."""
+
+import ast
+import configparser
+import graphlib
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import in_step
+import pytest
+import yaml
+
+from confnb.reproduce import parameters_of
+
+ROOT = Path(__file__).resolve().parent.parent
+FOUNDATIONS = ["runtime", "data", "models", "search", "training", "attacks", "records", "plots"]  # an import only points up this list
+MODULES = sorted(p.stem for p in (ROOT / "confnb").glob("*.py") if not p.stem.startswith("_"))
+NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+TOPICS = [p for p in NOTEBOOKS if p.parent.name == "topics"]
+DEV = ["papermill", "nbdev", "execnb", "jupyter", "jupyterlab", "jupyter_core", "nbconvert", "nbformat", "nbclient", "IPython", "ipykernel", "pytest"]
+LAZY = ["matplotlib", "seaborn"]
+
+
+def tree(module):
+    return ast.parse((ROOT / f"confnb/{module}.py").read_text(encoding="utf-8"))
+
+
+def code_cells(notebook):
+    return [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+
+
+def exported():
+    for name in MODULES:
+        module = importlib.import_module(f"confnb.{name}")
+        for thing in (getattr(module, n) for n in module.__all__):
+            if (inspect.isfunction(thing) or inspect.isclass(thing)) and thing.__module__ == module.__name__:
+                yield pytest.param(thing, id=f"{name}.{thing.__qualname__}")
+
+
+def methods(thing):
+    "The public functions that a function or class brings: itself, or what is written in its body"
+    if inspect.isfunction(thing):
+        return [thing]
+    return [f for n, f in vars(thing).items() if inspect.isfunction(f) and not n.startswith("_") and f.__code__.co_filename.endswith(".py")]
+
+
+@pytest.mark.parametrize("thing", list(exported()))
+def test_exported_names_say_what_they_are(thing):
+    for one in (thing, *methods(thing)):
+        if one.__name__ in ("forward", "extra_repr"):  # torch.nn.Module says what these are
+            continue
+        doc = one.__doc__ or ""
+        first = doc.strip().split("\n\n")[0].split("\n")[0]
+        assert first and not doc.startswith(f"{one.__name__}("), f"{one.__qualname__} has no docstring"
+        assert first.endswith((".", ":", "?")), f"the first line of {one.__qualname__} does not end a sentence: {first!r}"
+
+
+@pytest.mark.parametrize("thing", list(exported()))
+def test_exported_names_are_typed(thing):
+    for one in methods(thing):
+        signature = inspect.signature(one)
+        bare = [n for n, p in signature.parameters.items() if p.annotation is p.empty and n not in ("self", "cls")]
+        assert not bare, f"{one.__qualname__}: no type on {', '.join(bare)}"
+        assert signature.return_annotation is not signature.empty, f"{one.__qualname__}: no type on what it returns"
+
+
+@pytest.mark.parametrize("thing", list(exported()))
+def test_documented_parameters_exist(thing):
+    "A name that a docstring describes is a parameter or a field"
+    if not (section := re.search(r"\n *Parameters\n *-+\n(.*?)(?:\n\n *\w+\n *---|\Z)", thing.__doc__ or "", re.S)):
+        return
+    lines = [line for line in section[1].split("\n") if line.strip()]
+    left = min(len(line) - len(line.lstrip()) for line in lines)
+    named = {n.strip() for line in lines if len(line) - len(line.lstrip()) == left and re.fullmatch(r"[\w, ]+", line.strip()) for n in line.split(",")}
+    known = set(inspect.signature(thing).parameters)
+    assert named and named <= known, f"{thing.__qualname__} documents {named - known}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_is_long(module):
+    for f in ast.walk(tree(module)):
+        if isinstance(f, ast.FunctionDef):
+            body = f.body[1:] if ast.get_docstring(f) else f.body
+            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 50, f"confnb.{module}.{f.name} has {length} lines"
+
+
+def imports(module):
+    "The modules of confnb that a module imports, inside functions as well"
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom):
+            base = ["confnb"] * (node.level > 0) + (node.module.split(".") if node.module else [])
+            if base[0] == "confnb":
+                found |= {base[1]} if len(base) > 1 else {a.name for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {p[1] for a in node.names if (p := a.name.split("."))[0] == "confnb" and len(p) > 1}
+    return found & set(MODULES)
+
+
+def test_foundations_are_the_ones_of_the_design():
+    names = {re.search(r"#\| default_exp (\w+)", "".join(c["source"]))[1] for p in NOTEBOOKS if p.parent.name == "foundations"
+             for c in code_cells(p) if "#| default_exp" in "".join(c["source"])}
+    assert names == set(FOUNDATIONS)
+
+
+@pytest.mark.parametrize("module", FOUNDATIONS)
+def test_foundations_import_upwards_only(module):
+    assert imports(module) <= set(FOUNDATIONS[: FOUNDATIONS.index(module)])
+
+
+def test_nothing_stands_on_the_runner_and_nothing_goes_round():
+    graph = {m: imports(m) for m in MODULES}
+    assert not [m for m, used in graph.items() if "reproduce" in used]
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(MODULES)
+    assert imports("records") >= {"runtime", "search"}  # the reader of imports reads
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    "Which of the packages that must not be loaded are, after each import of a module in a fresh interpreter"
+    code = ("import importlib, json, sys\nfor m in {}: importlib.import_module('confnb.' + m)\n"
+            "print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))")
+    done = subprocess.run([sys.executable, "-c", code.format(MODULES)], capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("package", DEV + LAZY)
+def test_the_library_loads_without(package, loaded):
+    assert package not in loaded and {"torch", "pandas", "confnb"} <= set(loaded)
+
+
+def test_requirements_hold_no_tool_of_development():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    needed, dev = ({re.split(r"[<>=!~\[]", r)[0].lower() for r in settings["DEFAULT"][key].split()} for key in ("requirements", "dev_requirements"))
+    assert {"torch", "pandas", "safetensors", "typer"} <= needed and {"nbdev", "papermill", "pytest"} <= dev
+    assert not needed & (dev | {d.lower() for d in DEV} | {"jupyter-core", "hypothesis", "ruff"})
+
+
+def test_what_the_library_imports_is_required():
+    "Every package imported anywhere is a requirement, or stands inside a function of the runner or the plots"
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    needed = {re.split(r"[<>=!~\[]", r)[0].lower() for r in settings["DEFAULT"]["requirements"].split()}
+    names = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "torchvision"}
+    for module in MODULES:
+        for node in tree(module).body:
+            tops = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {t.split(".")[0] for t in tops} - sys.stdlib_module_names - {"confnb"}:
+                assert names.get(top, top).lower() in needed, f"confnb.{module} imports {top}, which settings.ini does not require"
+
+
+def test_readme_is_the_front_page():
+    index = ROOT / "nbs/index.ipynb"
+    if not index.exists():
+        pytest.skip("there is no nbs/index.ipynb yet")
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == in_step.readme(index)
+
+
+def parameters(notebook):
+    "The cell tagged `parameters` as (source, {name: value})"
+    cell = code_cells(notebook)[0]
+    assert cell["metadata"].get("tags") == ["parameters"], f"the first code cell of {notebook.name} is not tagged `parameters`"
+    source = "".join(cell["source"])
+    for node in ast.parse(source).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name), f"{notebook.name}: line {node.lineno} is no plain assignment"
+    return source, parameters_of(notebook)
+
+
+@pytest.mark.parametrize("notebook", TOPICS, ids=lambda p: p.stem)
+def test_topics_begin_with_commented_parameters(notebook):
+    source, assigned = parameters(notebook)
+    assert {"data", "seed", "device", "out"} <= set(assigned) and assigned["out"] == "" and None not in assigned.values()
+    bare = [line for line in source.splitlines() if not re.search(r"[^#]#\s\S+", line)]
+    assert not bare, f"{notebook.name}: no comment on {bare}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_begin_with_a_title_and_a_line_on_what_they_are(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert re.match(r"# \S.*\n\s*\n> \S.*", "".join(cells[0]["source"]))
+    assert json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_stand_in_cells_of_their_own(notebook):
+    "nbdev executes a cell that imports something when it makes the docs"
+    for cell in code_cells(notebook):
+        body = ast.parse("".join(line for line in cell["source"] if not line.startswith(("%", "!")))).body
+        heads = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+        rest = [n for n in body if n not in heads and not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Call))]
+        assert not heads or not rest, f"{notebook.name}: a cell imports {ast.unparse(heads[0])!r} and does more: {ast.unparse(rest[0])[:60]!r}"
+
+
+def test_profiles_hold_only_names_that_a_topic_has():
+    profiles = sorted((ROOT / "nbs/profiles").glob("*.yaml"))
+    if not profiles:
+        pytest.skip("there are no profiles yet")
+    known = {name: value for topic in TOPICS for name, value in parameters(topic)[1].items()}
+    for profile in profiles:
+        values = yaml.safe_load(profile.read_text(encoding="utf-8")) or {}
+        assert set(values) <= set(known), f"{profile.name}: no topic has {sorted(set(values) - set(known))}"
+    assert {p.stem for p in profiles} >= {"digits", "mnist", "cifar10", "paper"}
+
+
+def tracked():
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [p for name in listed.stdout.split("\0") if name and (p := ROOT / name).is_file()]
+
+
+def test_files_name_no_machine():
+    "No folder of somebody's machine, and no index host, in what others will read"
+    files, private = tracked(), re.compile(r"(?<![\w.~/])/(?:home|root|Users|work|mnt)/\w+|[A-Z]:\\\\?Users|/tmp/\w{2,}|/bash_jobs")
+    assert len(files) > 20
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = [] if path == Path(__file__) else [m[0] for m in private.finditer(text)]
+        assert not found, f"{path.relative_to(ROOT)} names {found[:3]}"
+
+
+# the tool that keeps everything in step, on a project of one notebook
+
+
+def small_project(root):
+    "One notebook, one module, a front page with links"
+    def cell(number, kind, source):
+        extra = {"execution_count": None, "outputs": []} if kind == "code" else {}
+        return {"cell_type": kind, "id": f"cell{number}", "metadata": {}, "source": source, **extra}
+
+    def notebook(path, *cells):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        meta = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+        cells = [cell(i, *c) for i, c in enumerate(cells)]
+        path.write_text(json.dumps({"cells": cells, "metadata": meta, "nbformat": 4, "nbformat_minor": 5}))
+
+    notebook(root / "nbs/one/00_thing.ipynb", ("markdown", "# Thing\n\n> One."), ("code", "#| default_exp thing"), ("code", "#| export\ndef f(): return 1"))
+    notebook(root / "nbs/index.ipynb", ("markdown", "# Front\n\n> Page. [thing](one/00_thing.ipynb#x) [web](https://a.org) [up](../settings.ini)"),
+             ("code", "#| hide\nsecret = 1"), ("code", "#| eval: false\n1 + 1"))
+    (root / "settings.ini").write_bytes((ROOT / "settings.ini").read_bytes())
+    (root / "confnb").mkdir()
+    (root / "confnb/__init__.py").write_text('__version__ = "0.1.0"\n')
+
+
+def test_in_step_sees_and_writes_what_differs(tmp_path, capsys):
+    small_project(tmp_path)
+    assert in_step.main(tmp_path, []) == 1
+    told = capsys.readouterr()
+    assert "confnb/thing.py is missing" in told.out and "README.md is missing" in told.out and "nbs/one/00_thing.ipynb is not clean" in told.out
+    assert "out of step: README.md, confnb/_modidx.py, confnb/thing.py" in told.err and "--write" in told.err
+    assert not (tmp_path / "README.md").exists()
+
+    assert in_step.main(tmp_path, ["--write"]) == 0 and "README.md written: it is missing" in capsys.readouterr().out
+    assert in_step.main(tmp_path, []) == 0 and capsys.readouterr() == ("", "")
+    text = (tmp_path / "README.md").read_text()
+    assert "def f(): return 1" in (tmp_path / "confnb/thing.py").read_text()
+    assert "(nbs/one/00_thing.ipynb#x)" in text and "(https://a.org)" in text and "(settings.ini)" in text
+    assert "secret" not in text and "#|" not in text and "```python\n1 + 1\n```" in text
+
+    def change(path, before, after):
+        (tmp_path / path).write_text((tmp_path / path).read_text().replace(before, after))
+
+    module, init = (tmp_path / "confnb/thing.py").read_text(), (tmp_path / "confnb/__init__.py").read_text()
+    change("confnb/thing.py", "return 1", "return 2")
+    (tmp_path / "confnb/gone.py").write_text(in_step.GENERATED)
+    (tmp_path / "confnb/own.py").write_text("# by hand\n")
+    change("nbs/one/00_thing.ipynb", '"execution_count": null', '"execution_count": 7')
+    change("README.md", "Page", "Another page")
+    assert in_step.main(tmp_path, []) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "README.md is not what nbs/index.ipynb says", "confnb/_modidx.py is not what the notebook exports", "confnb/gone.py comes from no notebook",
+        "confnb/thing.py is not what the notebook exports", "nbs/one/00_thing.ipynb is not clean"]
+    assert in_step.main(tmp_path, ["--write"]) == 0 and (tmp_path / "README.md").read_text() == text
+    assert (tmp_path / "confnb/thing.py").read_text() == module and not (tmp_path / "confnb/gone.py").exists()
+    assert (tmp_path / "confnb/own.py").exists() and (tmp_path / "confnb/__init__.py").read_text() == init

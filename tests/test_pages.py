@@ -1,0 +1,214 @@
+"""Pages and gallery: no network, formulas drawn, links that lead somewhere, readable at telephone width."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import nbformat
+import pytest
+from test_reproduce import PARAMETERS, PUBLISH, project, write_notebook
+
+from confnb import reproduce as r
+
+FORMULAS = [
+    r"\frac{a}{b}",
+    r"\max_{\|z - x\|_\infty \le \epsilon} \log p_k(z)",
+    r"\mathbb{E}_{x \sim D}\left[ \mathcal{L}(x, y) \right]",
+    r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+    r"\begin{cases} 1 & t \ge 1/2 \\ 0 & t < 1/2 \end{cases}",
+    r"\operatorname*{argmax}_{k} f_k",
+    r"\underset{z \in S(x)}{\arg\max}\; f(z)",
+    r"\hat{y} \ne y \text{ and } \tfrac12 < t",
+    r"\{x : \lVert x \rVert_2 \leq 1\}",
+    r"\sum_{i=1}^{n} x_i^2",
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_formulas_convert(formula):
+    text = r.mathml(formula, display=True)
+    shown = re.sub(r"<[^>]+>", "", text)
+    assert "<math" in text and "\\" not in shown and "&amp;" not in shown
+
+
+@pytest.mark.parametrize("formula", [r"\nonsense x", r"\frac{a}", "{a", r"\left( a", r"\begin{matrixx} a & b \end{matrixx}", r"\sqrt[3]"])
+def test_formulas_that_cannot_be_shown_are_named(formula):
+    with pytest.raises(ValueError, match=re.escape(formula)):
+        r.mathml(formula)
+
+
+def notebook(*cells):
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(c) if kind == "markdown" else nbformat.v4.new_code_cell(c) for c, kind in cells]
+    )
+
+
+def test_directives_and_hidden_cells_go():
+    nb = notebook(
+        ("#| default_exp x", "code"),
+        ("#| hide\nsecret = 1", "code"),
+        ("#| export\ndef f(): return 1", "code"),
+        ("#| echo: false\nplot()", "code"),
+    )
+    shown = r.shown(nb)
+    assert [c.source for c in shown.cells] == ["def f(): return 1", "plot()"] and shown.cells[0].metadata["tags"] == ["exported"]
+    text = r.page(nb, Path("."), {})
+    assert "secret" not in text and "#|" not in text and "celltag_exported" in text and "plot" not in text.split("</style>")[1]
+
+
+def test_links_and_pictures(tmp_path):
+    (tmp_path / "dot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    nb = notebook(("# T\n[a](b.ipynb#here) [LICENSE](LICENSE) [d](https://x.org) ![dot](dot.svg)", "markdown"))
+    text = r.page(nb, tmp_path, {(tmp_path / "b.ipynb").resolve(): "b.html"})
+    assert 'href="b.html#here"' in text and "LICENSE" in text and 'href="LICENSE"' not in text and 'href="https://x.org"' in text
+    assert "data:image/svg+xml;base64," in text and "<title>T</title>" in text
+    for missing in "![x](none.png)", "![x](https://x.org/x.png)":
+        with pytest.raises(ValueError, match="would not show it without a network"):
+            r.page(notebook((missing, "markdown")), tmp_path, {})
+
+
+def test_outputs_bring_no_script():
+    nb = notebook(("x", "code"))
+    nb.cells[0].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="a warning with a path"),
+        nbformat.v4.new_output("display_data", {"text/html": "<b>bold</b><script src='https://cdn/x.js'></script>"}),
+        nbformat.v4.new_output("display_data", {"application/javascript": "alert(1)"}),
+    ]
+    text = r.page(nb, Path("."), {})
+    assert "<b>bold</b>" in text and "<script" not in text and "a warning" not in text
+
+
+def test_captions_are_escaped_and_tables_shown(tmp_path):
+    told, out = small_run(tmp_path, caption="a <b> & 'c'")
+    text = r.gallery(told, out)
+    assert "a &lt;b&gt; &amp;" in text and "<b>" not in text and "<td>0.1235</td>" in text
+
+
+def small_run(root, caption="what is shown"):
+    """(manifest, folder) of a run of separation that was never executed: one wide figure, one wide table."""
+    root = project(root)
+    plan = r.plan(root, ["separation"], out=root / "run")
+    topic, out = plan.topics[0], plan.out
+    for folder in ("figures", "notebooks", "pages", "logs"):
+        (out / folder).mkdir(parents=True)
+    scope = {"out": str(out / "figures"), "eps": 0.1}
+    exec(PUBLISH, scope)
+    scope["publish"]("hcnn-T1", caption)
+    (out / "figures/man-T1.csv").write_text(",".join(f"column_{i}" for i in range(30)) + "\n" + ",".join(["0.123456"] * 30) + "\n")
+    (out / "figures/man-T1.json").write_text(
+        json.dumps({"id": "man-T1", "kind": "table", "caption": caption, "files": {"csv": "man-T1.csv"}})
+    )
+    shutil.copy(topic.notebook, out / "notebooks")
+    (out / "logs/10_separation.log").write_text("")
+    (out / "pages/10_separation.html").write_text(r.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
+    told = r.manifest(plan, [r.Ran(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
+    (out / "index.html").write_text(r.gallery(told, out))
+    return told, out
+
+
+def links_of(page):
+    """The files that a page links to or shows, without the ones on the web."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(page.read_text(), "html.parser")
+    assert not soup("script") and not soup("link") and "@import" not in page.read_text()
+    sources = [e["src"] for e in soup(src=True)]
+    assert not [s for s in sources if s.startswith("http")]
+    there = [s for s in sources + [a["href"] for a in soup("a", href=True)] if not re.match(r"data:|https?:|mailto:", s)]
+    return [(page.parent / unquote(urlparse(s).path)).resolve() if urlparse(s).path else page for s in there]
+
+
+def test_pages_of_this_repository(tmp_path):
+    """Every stored notebook becomes a page, its formulas convert and its links lead to files."""
+    r.pages(r.checkout(Path(r.__file__).parent), tmp_path)
+    made = list(tmp_path.rglob("*.html"))
+    assert len(made) > 5
+    for page in made:
+        assert all(p.exists() for p in links_of(page)), page
+        prose = re.sub(r"(?s)<(pre|code|style)\b.*?</\1>", "", page.read_text())
+        assert not re.search(r"\$[^$\n]{1,200}\$|\\(frac|begin|text|max)\b", prose), page
+
+
+def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
+    root = project(tmp_path)
+    write_notebook(root / "nbs/topics/20_hcnn.ipynb", ("# H\n$\\nonsense$", "markdown"))
+    with pytest.raises(r.Refusal, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
+        r.pages(root, root / "made")
+    assert not (root / "made").exists()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium that may not reach the network, with a log of what it asks for."""
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("there is no headless Chromium with its driver here")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        "disable-dev-shm-usage",
+        "hide-scrollbars",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield driver
+    driver.quit()
+
+
+def look(browser, page, width, dark=False):
+    """Opens a page at a telephone's or a desk's width; what it asked the network for."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+    )
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A gallery, and the pages of a project with a formula, a long line of code and a wide output."""
+    root = tmp_path_factory.mktemp("site")
+    _, out = small_run(root)
+    write_notebook(
+        root / "nbs/topics/20_hcnn.ipynb",
+        ("# H\n\n> Quoted\n\n" + "\n\n".join(f"Here is ${f}$ and\n\n$${f}$$" for f in FORMULAS), "markdown"),
+        (PARAMETERS, "code", ["parameters"]),
+        ("#| export\nx = '" + "long " * 60 + "'",),
+        ("| a | b |\n|---|---|\n| " + "wide" * 40 + " | 2 |", "markdown"),
+    )
+    r.pages(root, root / "made")
+    return out, root / "made"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("name", ["index.html", "pages/10_separation.html", "../made/index.html", "../made/topics/20_hcnn.html"])
+def test_in_the_browser(browser, site, name, width):
+    page = (site[0] / name).resolve()
+    assert look(browser, page, width, dark=width == 390) == []
+    assert all(p.exists() for p in links_of(page))
+    assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    text = browser.execute_script("document.querySelectorAll('pre, code').forEach(e => e.remove()); return document.body.innerText")
+    assert not re.search(r"\$|\\[a-z]+", text)
+    if "hcnn" in name:
+        assert browser.execute_script(
+            "return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().height > 8).length"
+        ) == 2 * len(FORMULAS)

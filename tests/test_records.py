@@ -1,0 +1,277 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from confnb.models import features
+from confnb.records import auc, binomial_interval, evaluate, evaluated
+from confnb.runtime import generator, predict
+from confnb.search import Found, Linf, maximize
+
+COLUMNS = ["index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes"]
+CALLS = []  # of the attacks below, for counting
+
+
+def images(n=6, side=4, seed=0):
+    return torch.rand(n, 1, side, side, generator=generator(seed)), torch.arange(n) % 3
+
+
+def network(seed=0, side=4, classes=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 5), nn.ReLU(), nn.Linear(5, classes)).requires_grad_(True)
+
+
+class Pooled(nn.Module):
+    "A model without any nn.Linear"
+
+    def forward(self, x):
+        return adaptive_avg_pool2d(x, (1, 3)).flatten(1)
+
+
+def shifted(model, x, y):
+    CALLS.append("shifted")
+    return (x + 0.1).clamp(0, 1)
+
+
+def darkened(model, x, y):
+    CALLS.append("darkened")
+    return 0.5 * x
+
+
+def liar(model, x, y):
+    "Claims that it has fooled the model, without a change"
+    logits = torch.nn.functional.one_hot((y + 1) % 3, 3) * 100.0
+    return Found(x, torch.zeros(len(x)), logits, torch.full((len(x),), 7), confidence=torch.ones(len(x)))
+
+
+def top_logit(logits, hidden):
+    return logits.amax(1)
+
+
+def hidden_norm(logits, hidden):
+    return hidden.norm(dim=1)
+
+
+# the table
+
+
+def test_a_table_has_a_row_for_each_example_and_attack():
+    model, (x, y) = network(), images()
+    table = evaluate(model, x, y, {"shifted": shifted, "darkened": darkened}, {"top": top_logit, "norm": hidden_norm})
+    assert list(table.columns) == [*COLUMNS, "top", "norm"]
+    assert table.attack.tolist() == ["clean"] * 6 + ["shifted"] * 6 + ["darkened"] * 6
+    assert table["index"].tolist() == [*range(6)] * 3 and table.label.tolist() == y.tolist() * 3 and table.index.tolist() == [*range(18)]
+    kinds = {c: table[c].dtype.kind for c in table}
+    assert all(kinds[c] == "i" for c in ("index", "label", "prediction", "passes"))
+    assert all(kinds[c] == "f" for c in ("confidence", "wrong_confidence", "l2", "linf", "top", "norm")) and kinds["attack"] == "O"
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_its_numbers_are_those_of_the_model(double):
+    model, (x, y) = network(), images()
+    if double:
+        model, x = model.double(), x.double()
+    table = evaluate(model, x, y, {"darkened": darkened}, {"norm": hidden_norm})
+    for attack, z in ("clean", x), ("darkened", 0.5 * x):
+        rows = table[table.attack == attack]
+        p = predict(model, z).softmax(1)
+        np.testing.assert_allclose(rows.confidence, p.amax(1), rtol=1e-6)
+        np.testing.assert_array_equal(rows.prediction, p.argmax(1))
+        np.testing.assert_allclose(rows.wrong_confidence, [max(q[k].item() for k in range(3) if k != label) for q, label in zip(p, y, strict=True)], rtol=1e-6)
+        np.testing.assert_allclose(rows.l2, (z - x).flatten(1).norm(dim=1), rtol=1e-5)
+        np.testing.assert_allclose(rows.linf, (z - x).abs().flatten(1).amax(1), rtol=1e-6)
+        np.testing.assert_allclose(rows.norm, features(model, z).norm(dim=1), rtol=1e-5)
+        assert (rows.passes == 0).all()
+
+
+def test_what_an_attack_claims_is_not_believed():
+    model, (x, y) = network(), images()
+    table = evaluate(model, x, y, {"liar": liar})
+    clean, lied = (table[table.attack == a].reset_index(drop=True) for a in ("clean", "liar"))
+    told = ["label", "prediction", "confidence", "wrong_confidence", "l2", "linf"]
+    pd.testing.assert_frame_equal(clean[told], lied[told])
+    assert (lied.passes == 7).all() and (lied.wrong_confidence < 1).all()
+
+
+def test_the_batch_size_changes_nothing_and_the_model_comes_back():
+    model, (x, y) = network().train(), images()
+    model[1].weight.requires_grad_(False)
+    one, all_at_once = (evaluate(model, x, y, {"shifted": shifted}, {"norm": hidden_norm}, batch_size=b) for b in (1, 100))
+    pd.testing.assert_frame_equal(one, all_at_once, atol=1e-6, rtol=1e-5)
+    assert model.training and not model[1].weight.requires_grad and model[3].weight.requires_grad and not model[1]._forward_pre_hooks
+
+
+def test_without_scores_any_model_does():
+    x, y = images()
+    assert len(evaluate(Pooled(), x, y, {"shifted": shifted})) == 12
+    with pytest.raises(ValueError, match="final hidden vector"):
+        evaluate(Pooled(), x, y, scores={"top": top_logit})
+
+
+def test_found_points_and_plain_points_are_the_same_rows():
+    model, (x, y) = network(), images()
+    found = maximize(model, lambda logits, z: logits[:, 0], x, Linf(0.1), steps=3)
+    table = evaluate(model, x, y, {"found": lambda m, x, y: found, "plain": lambda m, x, y: found.x})
+    a, b = (table[table.attack == n].reset_index(drop=True).drop(columns="attack") for n in ("found", "plain"))
+    assert (a.passes == 3).all() and (b.passes == 0).all()
+    pd.testing.assert_frame_equal(a.drop(columns="passes"), b.drop(columns="passes"))
+    assert a.linf.max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("points, sentence", [
+    (lambda m, x, y: x[:3], r"attack 'a' returned points of shape \(3, 1, 4, 4\)"),
+    (lambda m, x, y: x[:, :, :2], r"of shape \(6, 1, 2, 4\) for images of shape \(6, 1, 4, 4\)"),
+    (lambda m, x, y: x + 0.5, "pixels must lie in"),
+    (lambda m, x, y: x * 255, "divide by 255"),
+    (lambda m, x, y: x * torch.nan, "NaN or infinite"),
+])
+def test_points_that_are_no_images_are_refused(points, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(network(), *images(), {"a": points})
+
+
+@pytest.mark.parametrize("change, error, sentence", [
+    (lambda x, y: (x * 255, y), ValueError, "divide by 255"),
+    (lambda x, y: (x[0], y), ValueError, "shape"),
+    (lambda x, y: (x[:0], y[:0]), ValueError, "empty"),
+    (lambda x, y: (x, y[:-1]), ValueError, "labels must have shape"),
+    (lambda x, y: (x, y.float()), TypeError, "integer class indices"),
+    (lambda x, y: (x, y + 1), ValueError, r"class indices 0\.\.2"),
+])
+def test_bad_input_is_refused(change, error, sentence):
+    with pytest.raises(error, match=sentence):
+        evaluate(network(), *change(*images()))
+
+
+def test_no_attack_is_called_clean():
+    with pytest.raises(ValueError, match='no attack can be called "clean"'):
+        evaluate(network(), *images(), {"clean": shifted})
+
+
+# its cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
+    CALLS.clear()
+    return tmp_path / "cache"
+
+
+def test_nothing_is_attacked_twice(cache):
+    model, (x, y) = network(), images()
+    first = evaluated(model, x, y, {"shifted": shifted}, {"norm": hidden_norm})
+    again = evaluated(model, x, y, {"shifted": shifted}, {"norm": hidden_norm})
+    assert CALLS == ["shifted"]
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(first, evaluate(model, x, y, {"shifted": shifted}, {"norm": hidden_norm}))
+
+
+def test_one_more_attack_costs_one_attack(cache):
+    model, (x, y) = network(), images()
+    evaluated(model, x, y, {"shifted": shifted})
+    table = evaluated(model, x, y, {"darkened": darkened, "shifted": shifted})
+    assert CALLS == ["shifted", "darkened"] and table.attack.unique().tolist() == ["clean", "darkened", "shifted"]
+
+
+@pytest.mark.parametrize("other", ["model", "images", "labels", "scores"])
+def test_another_question_is_asked_again(cache, other):
+    model, (x, y), scores = network(), images(), None
+    evaluated(model, x, y, {"shifted": shifted})
+    if other == "model":
+        model = network(seed=1)
+    elif other == "images":
+        x = x.clone()
+        x[0, 0, 0, 0] = 1 - x[0, 0, 0, 0]
+    elif other == "labels":
+        y = y.flip(0)
+    else:
+        scores = {"norm": hidden_norm}
+    pd.testing.assert_frame_equal(evaluated(model, x, y, {"shifted": shifted}, scores), evaluate(model, x, y, {"shifted": shifted}, scores))
+    assert CALLS == ["shifted"] * 3
+
+
+def test_what_has_no_name_cannot_be_remembered(cache):
+    with pytest.raises(TypeError, match="lambda|local function") as e:
+        evaluated(network(), *images(), {"a": lambda m, x, y: x})
+    assert "partial" in str(e.value) or "module" in str(e.value)
+
+
+def test_a_damaged_table_is_made_again(cache):
+    model, (x, y) = network(), images()
+    first = evaluated(model, x, y, {"shifted": shifted})
+    files = sorted(cache.rglob("*.parquet"))
+    assert len(files) == 2
+    for damage in b"", b"PAR1 nonsense", files[0].read_bytes()[:-20]:
+        CALLS.clear()
+        for f in files:
+            f.write_bytes(damage)
+        with pytest.warns(UserWarning):
+            pd.testing.assert_frame_equal(first, evaluated(model, x, y, {"shifted": shifted}))
+        assert CALLS == ["shifted"]
+    assert sorted(cache.rglob("*")) and not list(cache.rglob(".*parquet"))
+
+
+# numbers
+
+
+@given(n=st.integers(1, 400), share=st.floats(0, 1), level=st.floats(0.01, 0.999))
+@settings(deadline=None, max_examples=60)
+def test_the_interval_is_clopper_and_pearsons(n, share, level):
+    k, a = round(share * n), 1 - level
+    low, high = binomial_interval(k, n, level)
+    assert low == (0 if k == 0 else pytest.approx(stats.beta.ppf(a / 2, k, n - k + 1), abs=1e-9))
+    assert high == (1 if k == n else pytest.approx(stats.beta.ppf(1 - a / 2, k + 1, n - k), abs=1e-9))
+    assert isinstance(low, float) and low <= k / n <= high
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_covers(n, level):
+    "By enumeration: whatever the truth, the interval of the outcome holds it with at least the probability `level`"
+    intervals = [binomial_interval(k, n, level) for k in range(n + 1)]
+    for p in np.linspace(0, 1, 101):
+        covered = sum(stats.binom.pmf(k, n, p) for k, (low, high) in enumerate(intervals) if low <= p <= high)
+        assert covered >= level - 1e-12
+
+
+@pytest.mark.parametrize("k, n, level", [(-1, 5, 0.95), (6, 5, 0.95), (0, 0, 0.95), (1, 5, 0.0), (1, 5, 1.0), (1, 5, 95)])
+def test_an_impossible_interval_is_refused(k, n, level):
+    with pytest.raises(ValueError, match="0 <= k <= n"):
+        binomial_interval(k, n, level)
+
+
+scores_of = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.25]) | st.floats(-1e6, 1e6), min_size=1, max_size=12)
+
+
+@given(normal=scores_of, adversarial=scores_of)
+@settings(deadline=None)
+def test_auc_is_scikit_learns(normal, adversarial):
+    truth = [1] * len(normal) + [0] * len(adversarial)
+    assert auc(np.array(normal), np.array(adversarial)) == pytest.approx(roc_auc_score(truth, normal + adversarial), abs=1e-12)
+
+
+@given(normal=scores_of, adversarial=scores_of)
+@settings(deadline=None)
+def test_auc_counts_pairs(normal, adversarial):
+    pairs = np.mean([(a > b) + (a == b) / 2 for a in normal for b in adversarial])
+    assert auc(torch.tensor(normal, dtype=torch.float64), np.array(adversarial)) == pytest.approx(pairs, abs=1e-12)
+
+
+def test_auc_ranks_infinities():
+    assert auc(np.array([np.inf, 0.0]), np.array([-np.inf, -1.0])) == 1
+    assert auc(np.array([-np.inf, -np.inf]), np.array([-np.inf])) == 0.5
+    assert auc(np.array([np.inf, -np.inf]), np.array([0.0])) == 0.5
+
+
+@pytest.mark.parametrize("normal, adversarial", [([], [1.0]), ([1.0], []), ([np.nan], [1.0]), ([1.0], [0.0, np.nan])])
+def test_auc_of_nothing_or_nan_is_refused(normal, adversarial):
+    with pytest.raises(ValueError, match="AUC needs"):
+        auc(np.array(normal), np.array(adversarial))

@@ -1,0 +1,287 @@
+"""The runner on a project of two tiny notebooks: what a run leaves, what it says when a topic fails, and storing outputs."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from confnb import reproduce as r
+
+RUN = [sys.executable, "-c", "from confnb.reproduce import main; main()"]
+PUBLISH = r"""
+import base64, json, pathlib, sys
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="600" height="300"><circle cx="300" cy="150" r="{r}" fill="teal"/></svg>'
+def publish(identifier, caption, r=90):
+    if not out: return
+    folder = pathlib.Path(out); folder.mkdir(parents=True, exist_ok=True)
+    (folder/f"{identifier}.png").write_bytes(PNG)
+    (folder/f"{identifier}.svg").write_text(SVG.format(r=r))
+    (folder/f"{identifier}.csv").write_text(f"eps,r\n{eps},{r}\n")
+    told = {"id": identifier, "kind": "figure", "caption": caption, "files": {k: f"{identifier}.{k}" for k in ("png", "svg", "csv")}}
+    (folder/f"{identifier}.json").write_text(json.dumps(told))
+"""
+PARAMETERS = "eps = 8 / 255  # radius, pixels in [0, 1]\nsteps = 40\nname = 'digits'\nsizes = [1, 2]\ndevice = 'cpu'\nout = ''"
+
+
+def cell(source, kind="code", tags=(), number=0):
+    made = {
+        "cell_type": kind,
+        "id": f"c{number}",
+        "metadata": {"tags": list(tags)} if tags else {},
+        "source": source.strip("\n").splitlines(True),
+    }
+    return made | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+
+
+def write_notebook(path, *cells):
+    """A notebook of (source,), (source, kind) or (source, kind, tags)."""
+    made = [cell(*c, number=n) for n, c in enumerate(cells)]
+    spec = {"display_name": "python3", "language": "python", "name": "python3"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"cells": made, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}, indent=1, sort_keys=True) + "\n"
+    )
+
+
+def project(root):
+    """A checkout with two topics: separation goes well, maxconfidence publishes two of six, an addition and a foreign one, then fails."""
+    head = [
+        ("# A tiny topic\n\n> Where $\\frac{a}{b}$ is small", "markdown"),
+        (PARAMETERS, "code", ["parameters"]),
+        ("#| hide\n" + PUBLISH,),
+    ]
+    write_notebook(
+        root / "nbs/topics/10_separation.ipynb",
+        *head,
+        ("print('eps', eps); print('steps', steps); print('told', file=sys.stderr); print('end')",),
+        ("publish('hcnn-T1', f'points at eps {eps:.3f} & steps {steps}')\npublish('man-T1', 'the curve', 60)",),
+        ("sys.executable == interpreter",),
+    )
+    nb = json.loads((root / "nbs/topics/10_separation.ipynb").read_text())
+    nb["cells"][2]["source"].append(f"\ninterpreter = {sys.executable!r}\n")
+    (root / "nbs/topics/10_separation.ipynb").write_text(json.dumps(nb, indent=1, sort_keys=True) + "\n")
+    write_notebook(
+        root / "nbs/topics/30_maxconfidence.ipynb",
+        *head,
+        ("publish('mc-F1a', 'one'); publish('mc-F1b', 'two'); publish('mc-X1', 'ours'); publish('hcnn-T2', 'not mine')",),
+        ("raise ValueError('eps <of> nothing')",),
+        ("publish('mc-F2a', 'never')",),
+    )
+    (root / "nbs/profiles").mkdir()
+    (root / "nbs/profiles/digits.yaml").write_text("steps: 7\nlater: 1\n")
+    (root / "nbs/profiles/mnist.yaml").write_text("eps: 1e-1\n")
+    shutil.copy(r.checkout(Path(__file__).parent) / "settings.ini", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The tiny project, entered; a kernel `python3` that leads nowhere is installed for the user."""
+    root = project(tmp_path_factory.mktemp("tiny"))
+    spec = root / "elsewhere/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "decoy", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("JUPYTER_DATA_DIR", str(root / "elsewhere"))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """A run of both topics over the stale figures of an earlier one: (folder, manifest, complaints, what was said)."""
+    figures = home / "runs/digits/figures"
+    figures.mkdir(parents=True)
+    for name in ("mc-F3b.png", "mc-F3b.json"):
+        (figures / name).write_text(json.dumps({"kind": "figure", "caption": "stale", "files": {"png": "mc-F3b.png"}}))
+    said = []
+    complaints = r.reproduce(r.plan(home, [], settings=["eps=1"]), said.append)
+    return home / "runs/digits", json.loads((home / "runs/digits/manifest.json").read_text()), complaints, said
+
+
+def test_layout(run):
+    out, *_ = run
+    found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    figures = {f"figures/{i}.{k}" for i in ("hcnn-T1", "man-T1", "mc-F1a", "mc-F1b", "mc-X1") for k in ("png", "svg", "csv", "json")}
+    stems = "10_separation", "30_maxconfidence"
+    files = {f"{folder}/{s}.{e}" for s in stems for folder, e in (("notebooks", "ipynb"), ("pages", "html"), ("logs", "log"))}
+    assert found == figures | files | {"index.html", "manifest.json"}
+
+
+def test_manifest(run):
+    out, told, *_ = run
+    assert list(told["identifiers"]) == ["hcnn-T1", "man-T1", "mc-F1a", "mc-F1b", "mc-X1"]
+    for entry in told["identifiers"].values():
+        assert all(hashlib.sha256((out / f["path"]).read_bytes()).hexdigest() == f["sha256"] for f in entry["files"].values())
+    first = told["identifiers"]["hcnn-T1"]
+    assert first["caption"] == "points at eps 1.000 & steps 7" and first["topic"] == "separation" and first["kind"] == "figure"
+    assert first["parameters"] == {"eps": 1.0, "steps": 7, "name": "digits", "sizes": [1, 2], "device": "cpu"}
+    assert 0 < first["seconds"] <= told["identifiers"]["man-T1"]["seconds"] <= told["topics"]["separation"]["seconds"]
+    assert told["versions"]["python"] and told["versions"]["torch"] and told["device"] == "cpu" and told["profile"] == "digits"
+    assert told["commit"] is None and told["missing"] == ["mc-F2a", "mc-F2b", "mc-F3a", "mc-F3b"]
+    assert told["topics"]["maxconfidence"]["foreign"] == ["hcnn-T2"] and told["topics"]["separation"]["error"] is None
+
+
+def test_complaints_name_error_missing_and_foreign(run):
+    *_, complaints, said = run
+    error, missing, foreign = complaints
+    assert (
+        "30_maxconfidence" in error
+        and "In [5] (id c4) stopped with ValueError: eps <of> nothing" in error
+        and "runs/digits/logs/30_maxconfidence.log" in error
+    )
+    assert missing.endswith("mc-F2a, mc-F2b, mc-F3a, mc-F3b") and "hcnn-T2" in foreign
+    assert [line.split()[0] for line in said] == [
+        "10_separation",
+        "hcnn-T1",
+        "man-T1",
+        "done",
+        "30_maxconfidence",
+        "mc-F1a",
+        "mc-F1b",
+        "mc-X1",
+        "hcnn-T2",
+        "stopped",
+    ]
+
+
+def test_failed_topic_keeps_its_page(run):
+    out, *_ = run
+    page = (out / "pages/30_maxconfidence.html").read_text()
+    assert "eps &lt;of&gt; nothing" in page and "#papermill-error-cell" in page
+    assert "eps <of> nothing" in (out / "logs/30_maxconfidence.log").read_text()
+
+
+def test_kernel_is_this_interpreter(run):
+    out, *_ = run
+    last = json.loads((out / "notebooks/10_separation.ipynb").read_text())["cells"][-1]
+    assert last["outputs"][0]["data"]["text/plain"] == ["True"]
+
+
+def test_executed_notebook_tells_no_path(run):
+    out, *_ = run
+    text = (out / "notebooks/10_separation.ipynb").read_text()
+    assert r"out = \"runs/digits/figures\"" in text and str(out.parent) not in text
+
+
+def test_gallery_marks_what_is_missing(run):
+    out, *_ = run
+    text = (out / "index.html").read_text()
+    assert text.count('class="missing"') == 4 and "points at eps 1.000 &amp; steps 7" in text and "eps &lt;of&gt; nothing" in text
+
+
+def test_store_twice_gives_the_same_clean_bytes(run, home):
+    from nbdev.clean import nbdev_clean
+
+    source = home / "nbs/topics/10_separation.ipynb"
+    before = source.read_bytes()
+    assert r.store(home, run[0], ["separation"]) == [source]
+    once = source.read_bytes()
+    r.store(home, run[0], ["10_separation"])
+    assert source.read_bytes() == once != before
+    nbdev_clean.__wrapped__(str(source))
+    assert source.read_bytes() == once
+    cells = json.loads(once)["cells"]
+    assert len(cells) == 6 and cells[3]["outputs"] == [
+        {"name": "stdout", "output_type": "stream", "text": ["eps 1.0\n", "steps 7\n", "end\n"]}
+    ]
+    assert all(c.get("execution_count") is None and set(c["metadata"]) <= {"tags"} for c in cells)
+
+
+def test_store_refuses_changed_source_and_writes_nothing(run, home, tmp_path):
+    shutil.copytree(home / "nbs", tmp_path / "nbs")
+    shutil.copy(home / "settings.ini", tmp_path)
+    path = tmp_path / "nbs/topics/10_separation.ipynb"
+    nb = json.loads(path.read_text())
+    nb["cells"][4]["source"][0] += " # changed"
+    path.write_text(json.dumps(nb))
+    with pytest.raises(r.Refusal, match=r"10_separation.ipynb has changed since the run: cell 4 \(id c4\)"):
+        r.store(tmp_path, run[0], ["separation"])
+    assert path.read_text() == json.dumps(nb)
+    nb["cells"][4:] = []
+    path.write_text(json.dumps(nb))
+    with pytest.raises(r.Refusal, match="4 cells, then 6"):
+        r.store(tmp_path, run[0], ["separation"])
+    assert path.read_text() == json.dumps(nb)
+
+
+def test_store_refuses_errors_and_paths(run, home, tmp_path):
+    source = home / "nbs/topics/10_separation.ipynb"
+    before = source.read_bytes()
+    with pytest.raises(r.Refusal, match="cell 4 ended in ValueError"):
+        r.store(home, run[0])
+    (tmp_path / "notebooks").mkdir()
+    nb = json.loads((run[0] / "notebooks/10_separation.ipynb").read_text())
+    nb["cells"][-1]["outputs"][0]["data"]["text/plain"] = [f"PosixPath('{home}/x')"]
+    (tmp_path / "notebooks/10_separation.ipynb").write_text(json.dumps(nb))
+    with pytest.raises(r.Refusal, match="cell 5 shows the path"):
+        r.store(home, tmp_path)
+    with pytest.raises(r.Refusal, match="no executed notebook of separation"):
+        r.store(home, tmp_path / "nowhere", ["separation"])
+    assert source.read_bytes() == before
+
+
+def test_command_ends_well_with_the_path_of_the_gallery(run, home):
+    """Runs after the module's shared run, into a folder of its own, through the real command."""
+    done = subprocess.run(
+        [*RUN, "reproduce", "separation", "--profile", "mnist", "-p", "steps=3", "--out", "runs/own"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.splitlines()[-1] == "runs/own/index.html"
+    told = json.loads((home / "runs/own/manifest.json").read_text())
+    assert told["missing"] == [] and told["topics"]["separation"]["parameters"]["eps"] == 0.1
+
+
+@pytest.mark.slow
+def test_plain_papermill_runs_a_topic(run, home):
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "nbs/topics/10_separation.ipynb",
+        "plain.ipynb",
+        "-f",
+        "nbs/profiles/digits.yaml",
+        "-p",
+        "eps",
+        "0.5",
+    ]
+    spec = home / "elsewhere/kernels/python3/kernel.json"
+    spec.write_text(
+        json.dumps(
+            {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "p", "language": "python"}
+        )
+    )
+    done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "eps 0.5\n" in "".join(
+        o for c in json.loads(Path("plain.ipynb").read_text())["cells"] for x in c.get("outputs", ()) for o in x.get("text", ())
+    )
+
+
+@pytest.mark.slow
+def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path))
+    write_notebook(
+        tmp_path / "nbs/topics/10_separation.ipynb",
+        (PARAMETERS, "code", ["parameters"]),
+        (PUBLISH,),
+        ("import os, time\nopen('pid', 'w').write(str(os.getpid()))\npublish('hcnn-T1', 'one')\ntime.sleep(600)",),
+    )
+    child = subprocess.Popen([*RUN, "reproduce", "separation"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "10_separation" in child.stdout.readline() and "hcnn-T1" in child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "stopped" in err and not Path("runs/digits/index.html").exists()
+    pid, patience = int(Path("pid").read_text()), time.time() + 10
+    while os.path.exists(f"/proc/{pid}") and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.time() < patience, "the kernel still runs"
+        time.sleep(0.1)
