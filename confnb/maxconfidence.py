@@ -23,7 +23,7 @@ from .attacks import uniform_noise
 from .runtime import check_images, check_labels, chunks, predict, streams
 from .search import Ball, Found, LogConfidence, WrongConfidence, join, maximize, take, with_confidence
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #20d452f2
+# %% ../nbs/topics/30_maxconfidence.ipynb #eead02f3
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     "How many values exceed each threshold"
     return len(values) - np.searchsorted(np.sort(values), thresholds, side="right")
@@ -68,7 +68,7 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
         curve[f"{name}_low"], curve[f"{name}_high"] = (curve[name] - half).clip(0, 1), (curve[name] + half).clip(0, 1)
     return curve
 
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #0b179bce
 def _check_table(name: str, table: pd.DataFrame) -> None:
     if missing := [c for c in ("label", "prediction", "confidence") if c not in table]:
         raise ValueError(f"the {name} table lacks the column {', '.join(missing)}; records.evaluate writes such tables")
@@ -113,7 +113,7 @@ def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = 
         ax.plot(half[failure], half.success, "o", color=line(name)["color"], markersize=6, markeredgecolor="white", zorder=5)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #2515ea33
+# %% ../nbs/topics/30_maxconfidence.ipynb #ddb789af
 Optimizer = Callable[..., Found | Tensor]
 SURE = math.log(1 - 1e-4)  # a log-probability above which a target is done
 
@@ -123,7 +123,7 @@ def wrong_classes(y: Tensor, classes: int) -> Tensor:
     every = torch.arange(classes, device=y.device).expand(len(y), -1)
     return every[every != y[:, None]].reshape(len(y), classes - 1)
 
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #282fbc3e
 def admit(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Tensor, batch_size: int = 256) -> Found:
     """The result that anybody's points amount to: scored here, and with x itself in place of a point outside the set.
 
@@ -153,7 +153,7 @@ def admit(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Te
     passes = points.passes if isinstance(points, Found) else torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return with_confidence(Found(z, WrongConfidence(y)(logits), logits, passes), y)
 
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #fa55e1d4
 def bundle(*found: Found) -> Found:
     """Of several results for the same images, each example's point with the highest wrong-class confidence; the passes add up.
 
@@ -185,7 +185,7 @@ def _merge(best: Found, rows: Tensor, found: Found) -> Found:
     merged["passes"][rows] += found.passes
     return Found(**merged)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #69ef5edf
+# %% ../nbs/topics/30_maxconfidence.ipynb #39810025
 def every_class(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targets: Tensor, seeds: Tensor, optimizer: Optimizer, batch_size: int) -> Found:
     """The search for each of `targets` (N, M), one after another for each example: a result with N * M rows.
 
@@ -208,14 +208,14 @@ def every_class(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targets: Ten
     found = optimizer(model, LogConfidence(flat), x[rows], take(ball, rows), seed=own)
     return admit(model, x[rows], y[rows], take(ball, rows), found, batch_size)
 
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #ff7480e0
 def most_confident(found: Found, each: int) -> Found:
     """Of every `each` rows that belong to one example, the one with the highest wrong-class confidence; the passes add up."""
     folded = found.confidence.reshape(-1, each)
     best = folded.argmax(1) + each * torch.arange(len(folded), device=folded.device)
     return Found(found.x[best], found.confidence[best].log(), found.logits[best], found.passes.reshape(-1, each).sum(1), found.confidence[best])
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #0ddc69fb
+# %% ../nbs/topics/30_maxconfidence.ipynb #dfd66552
 @dataclass(frozen=True)
 class Round:
     """One round of the race: how many targets of each example run, for how many steps, from which step length to which (in units of eps)."""
@@ -234,8 +234,7 @@ def _run(model: nn.Module, objective: Any, x: Tensor, ball: Ball, plan: Round, *
     "The climb of one round"
     return maximize(model, objective, x, ball, plan.steps, plan.first * ball.eps, decay=plan.last / plan.first, stop=SURE, **settings)
 
-
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #e31348a0
 @dataclass(frozen=True)
 class _Field:
     "Who still runs in the race: examples `rows`, their targets (M, T), and each target's best point so far and log-probability there"
@@ -251,7 +250,7 @@ class _Field:
         at_best = best.reshape(*best.shape, 1, 1, 1).expand(-1, -1, *self.points.shape[2:])
         return _Field(self.rows[examples], self.targets[examples].gather(1, best), self.points[examples].gather(1, at_best), value)
 
-
+# %% ../nbs/topics/30_maxconfidence.ipynb #51928973
 def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, classes: int, batch_size: int = 256) -> Found:
     """The most confident mistakes that a successive halving over the targets finds.
 

@@ -6,11 +6,11 @@
 __all__ = ['Ball', 'Objective', 'Linf', 'L2', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin', 'take', 'Found',
            'join', 'step_lengths', 'with_confidence', 'maximize']
 
-# %% ../nbs/foundations/04_search.ipynb #25bf0aeb
+# %% ../nbs/foundations/04_search.ipynb #263bd2a7
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn.functional import log_softmax
 
 from .runtime import borrow, check_images, check_labels, check_logits, chunks, device_of, logits_of, normal, streams, uniform
 
-# %% ../nbs/foundations/04_search.ipynb #d9aa9abe
+# %% ../nbs/foundations/04_search.ipynb #94a04717
 def _per_example(value: float | Tensor, like: Tensor) -> Tensor | float:
     "A number as it is; one number for each example as a column that broadcasts over images"
     if not isinstance(value, Tensor) or value.ndim == 0:
@@ -28,19 +28,20 @@ def _per_example(value: float | Tensor, like: Tensor) -> Tensor | float:
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _check_eps(eps: float | Tensor, below: float, name: str) -> None:
-    low, high = (float(v) for v in (eps.min(), eps.max())) if isinstance(eps, Tensor) else (eps, eps)
+def _check_length(value: float | Tensor, most: float, name: str) -> None:
+    "A radius or step length that is positive and on the [0, 1] pixel scale"
+    low, high = (float(v) for v in torch.as_tensor(value).flatten().aminmax())
     if not (low > 0 and math.isfinite(high)):
-        raise ValueError(f"{name}: eps must be a positive number, not {low:g}")
-    if high > below:
-        raise ValueError(f"{name}: eps {high:g} looks like the 0..255 scale; pixels lie in [0, 1], so say {name}({high:g}/255)")
+        raise ValueError(f"{name} must be positive and finite, not {low:g}")
+    if high > most:
+        raise ValueError(f"{name} = {high:g} looks like the 0..255 scale; pixels lie in [0, 1], so say {high:g}/255")
 
 
 def _norms(delta: Tensor, order: float) -> Tensor:
     "Norm of each example's perturbation, (N,)"
     return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
 
-# %% ../nbs/foundations/04_search.ipynb #e3c110f0
+# %% ../nbs/foundations/04_search.ipynb #7c4f45c5
 @dataclass(frozen=True)
 class Linf:
     """The points of the pixel box [0, 1] in which no pixel differs from x by more than `eps`.
@@ -57,9 +58,10 @@ class Linf:
     """
 
     eps: float | Tensor
+    most: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps, 1, "Linf")
+        _check_length(self.eps, self.most, "the eps of Linf")
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The point of the set around x that is nearest to z, shape (N, C, H, W)."""
@@ -78,7 +80,7 @@ class Linf:
         """The step of L-inf length 1 that gains most: the gradient's sign."""
         return gradient.sign()
 
-
+# %% ../nbs/foundations/04_search.ipynb #339bc530
 @dataclass(frozen=True)
 class L2:
     """The points of the pixel box [0, 1] within Euclidean distance `eps` of x.
@@ -95,9 +97,10 @@ class L2:
     """
 
     eps: float | Tensor
+    most: ClassVar[float] = 8.0
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps, 8, "L2")
+        _check_length(self.eps, self.most, "the eps of L2")
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """A point of the set around x: z pulled back to the ball, then to the box (which moves it nearer to x still)."""
@@ -127,7 +130,7 @@ def _in_box(z: Tensor, slack: float) -> Tensor:
 
 Ball = Linf | L2
 
-# %% ../nbs/foundations/04_search.ipynb #98adbaef
+# %% ../nbs/foundations/04_search.ipynb #1a4bf9b4
 def _label_column(labels: int | Tensor, logits: Tensor, name: str) -> Tensor:
     labels = torch.as_tensor(labels, device=logits.device)
     return check_labels(labels.expand(len(logits)) if labels.ndim == 0 else labels, len(logits), logits.shape[1], name)[:, None]
@@ -142,7 +145,7 @@ class LogConfidence:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         return log_softmax(logits, 1).gather(1, _label_column(self.target, logits, "targets"))[:, 0]
 
-
+# %% ../nbs/foundations/04_search.ipynb #ba5106f7
 @dataclass(frozen=True)
 class CrossEntropy:
     """-log p(label | z): how unlikely the model finds the right `label`, (N,)."""
@@ -152,7 +155,7 @@ class CrossEntropy:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         return -log_softmax(logits, 1).gather(1, _label_column(self.label, logits, "labels"))[:, 0]
 
-
+# %% ../nbs/foundations/04_search.ipynb #c043f98e
 @dataclass(frozen=True)
 class WrongConfidence:
     """max over j != label of log p(j | z): how sure the model is of its favourite wrong class, (N,)."""
@@ -197,7 +200,7 @@ def _to(thing: Any, device: torch.device) -> Any:
     "The same with its tensors on the device"
     return _each_tensor(thing, lambda v: v.to(device))
 
-# %% ../nbs/foundations/04_search.ipynb #db7e6494
+# %% ../nbs/foundations/04_search.ipynb #462571b2
 @dataclass(frozen=True)
 class Found:
     """The best points that a search found, and what they cost.
@@ -222,7 +225,7 @@ class Found:
     passes: Tensor
     confidence: Tensor | None = None
 
-
+# %% ../nbs/foundations/04_search.ipynb #57f11f2a
 def join(parts: list[Found]) -> Found:
     """One result from the results of consecutive batches."""
     column = lambda name: [getattr(p, name) for p in parts]  # noqa: E731
@@ -238,7 +241,7 @@ def with_confidence(found: Found, y: Tensor) -> Found:
     """The same result with `confidence` filled in: the highest probability of a class other than `y` (N,) at each point."""
     return replace(found, confidence=WrongConfidence(y)(found.logits).exp())
 
-# %% ../nbs/foundations/04_search.ipynb #ad6051bc
+# %% ../nbs/foundations/04_search.ipynb #c37dc55b
 @dataclass(frozen=True)
 class _Task:
     "What a batch is after: the objective, the images, their sets, and each one's unit of step length"
@@ -251,7 +254,7 @@ class _Task:
     def take(self, index: Tensor) -> "_Task":
         return _Task(take(self.objective, index), self.x[index], take(self.ball, index), self.unit[index])
 
-
+# %% ../nbs/foundations/04_search.ipynb #cdd64cc0
 @dataclass(frozen=True)
 class _Best:
     "The best points of a batch so far, filled in place as the climb goes; `rows` says which examples of the batch are meant"
@@ -264,7 +267,7 @@ class _Best:
         better = (value >= value if always else value > self.value[rows]).nonzero()[:, 0]
         self.x[rows[better]], self.value[rows[better]] = z[better], value[better]
 
-
+# %% ../nbs/foundations/04_search.ipynb #ec96520f
 def _climb(model: nn.Module, task: _Task, z: Tensor, rows: Tensor, best: _Best, sizes: list[float], stop: float, last: bool, autocast: torch.dtype | None) -> None:
     "Projected ascent from z, recorded in `best`; examples that reach `stop` leave the batch"
     for size in sizes:
@@ -301,7 +304,7 @@ def _search(model: nn.Module, task: _Task, start: str | Tensor, seeds: Tensor, r
         logits = check_logits(logits_of(model, z))
         return Found(z, task.objective(logits, z), logits, best.passes)
 
-# %% ../nbs/foundations/04_search.ipynb #576dd8cb
+# %% ../nbs/foundations/04_search.ipynb #865c7b12
 def maximize(
     model: nn.Module,
     objective: Objective,
@@ -362,7 +365,7 @@ def maximize(
     """
     x = check_images(x)
     _check_lengths(objective, len(x)), _check_lengths(ball, len(x))
-    _check_settings(x, steps, step_size, restarts, decay, start, keep)
+    _check_settings(x, ball, steps, step_size, restarts, decay, start, keep)
     start = x if isinstance(start, str) and start == "here" else start
     seeds, device, parts = streams(seed, len(x)), device_of(model), []
     with borrow(model):
@@ -374,13 +377,12 @@ def maximize(
             parts.append(_to(found, x.device))
     return join(parts)
 
-# %% ../nbs/foundations/04_search.ipynb #7c794a95
-def _check_settings(x: Tensor, steps: int, step_size: float | Tensor | None, restarts: int, decay: float, start: str | Tensor, keep: str) -> None:
+# %% ../nbs/foundations/04_search.ipynb #3b824c9b
+def _check_settings(x: Tensor, ball: Ball, steps: int, step_size: float | Tensor | None, restarts: int, decay: float, start: str | Tensor, keep: str) -> None:
     if steps < 0 or restarts < 1:
         raise ValueError(f"steps must be at least 0 and restarts at least 1, not {steps} and {restarts}")
-    for size in () if step_size is None else torch.as_tensor(step_size).flatten().aminmax():
-        if not 0 < size <= 8:
-            raise ValueError(f"step_size must be positive and on the [0, 1] pixel scale, not {size:g}; from the 0..255 scale divide by 255")
+    if step_size is not None:
+        _check_length(step_size, ball.most, "step_size")
     if not 0 < decay <= 1:
         raise ValueError(f"decay is the last step in units of the first, in (0, 1], not {decay}")
     if keep not in ("best", "last"):

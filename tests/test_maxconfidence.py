@@ -1,0 +1,783 @@
+"""What the paper proves, as exact tests; the curve against a double loop; the attack's contracts."""
+
+import itertools
+import math
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+from torch import nn
+
+from confnb.maxconfidence import (
+    admit,
+    at,
+    bundle,
+    every_class,
+    max_confidence,
+    most_confident,
+    plot_success_fail,
+    public_recipe,
+    robust_error,
+    success_fail,
+    threshold_for,
+    wrong_classes,
+)
+from confnb.records import evaluate
+from confnb.runtime import generator, predict, streams
+from confnb.search import L2, CrossEntropy, Found, Linf, LogConfidence, WrongConfidence, maximize, with_confidence
+from confnb.training import label_smoothing_pairing
+
+
+def linear(classes, pixels=9, dtype=torch.float32, scale=1.0, seed=0):
+    "A random linear softmax model, its weights (K, D) and biases (K,) as arrays"
+    rng = np.random.default_rng(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).to(dtype)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.from_numpy(scale * rng.normal(size=(classes, pixels))))
+        model[1].bias.copy_(torch.from_numpy(rng.normal(size=classes)))
+    return model, model[1].weight.detach().double().numpy(), model[1].bias.detach().double().numpy()
+
+
+def images(n=6, side=3, seed=0, dtype=torch.float32):
+    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
+
+
+def network(classes=4, side=3, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Linear models: every class is a convex problem, so an independent solver must find the same (section 4.1)
+
+
+def minus_log_p(z, W, b, target):
+    "-log p(target | z) of softmax(W z + b), and its gradient"
+    logits = W @ z + b
+    p = np.exp(logits - logits.max())
+    return math.log(p.sum()) - (logits[target] - logits.max()), p @ W / p.sum() - W[target]
+
+
+def solve_linf(W, b, target, x, eps):
+    "The highest log p(target) over the L-inf ball and the pixel box: bounded quasi-Newton"
+    bounds = list(zip(np.maximum(x - eps, 0), np.minimum(x + eps, 1), strict=True))
+    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 5000}
+    return -optimize.minimize(minus_log_p, x, (W, b, target), jac=True, bounds=bounds, method="L-BFGS-B", options=options).fun
+
+
+def solve_l2(W, b, target, x, eps):
+    "The highest log p(target) over the L2 ball and the pixel box: sequential quadratic programming"
+    inside = {"type": "ineq", "fun": lambda z: eps**2 - ((z - x) ** 2).sum(), "jac": lambda z: -2 * (z - x)}
+    options = {"ftol": 1e-14, "maxiter": 2000}
+    return -optimize.minimize(minus_log_p, x, (W, b, target), jac=True, bounds=[(0, 1)] * len(x), constraints=inside, method="SLSQP", options=options).fun
+
+
+THOROUGH = partial(maximize, steps=300, decay=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("kind", ["linf", "l2", "l2 within the box"])
+@pytest.mark.parametrize("classes", range(3, 11))
+def test_every_class_agrees_with_a_convex_solver(classes, kind, dtype):
+    eps, n = 0.1 + 0.03 * classes, 3
+    model, W, b = linear(classes, dtype=dtype, scale=1 + classes % 3, seed=classes)
+    x = images(n, seed=classes, dtype=dtype)
+    if kind == "l2 within the box":
+        x, eps = 0.5 + 0.1 * (x - 0.5), 0.4
+    y = torch.arange(n) % classes
+    ball, solve = (Linf(eps), solve_linf) if kind == "linf" else (L2(eps), solve_l2)
+    targets, optimizer = wrong_classes(y, classes), partial(THOROUGH, step_size=eps)
+    flat, rows = targets.flatten(), torch.arange(n).repeat_interleave(classes - 1)
+    points = x.double().numpy().reshape(n, -1)
+    solved = np.array([solve(W, b, t, points[i], eps) for i, t in zip(rows.tolist(), flat.tolist(), strict=True)])
+
+    found = every_class(model, x, y, ball, targets, streams(0, n), optimizer, 256)
+    ours = torch.log_softmax(found.logits.double(), 1).gather(1, flat[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(ours, solved, atol=1e-5, rtol=0)
+    assert ball.contains(found.x, x[rows]).all()
+
+    best = solved.reshape(n, -1).max(1)
+    attack = max_confidence(model, x, y, ball, optimizer=optimizer)
+    np.testing.assert_allclose(attack.value.numpy(), best, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(attack.confidence.numpy(), np.exp(best), atol=1e-5, rtol=0)
+    race = max_confidence(model, x, y, ball)
+    np.testing.assert_allclose(race.confidence.numpy(), np.exp(best), atol=1e-3, rtol=0)
+
+
+@settings(deadline=None, max_examples=15)
+@given(classes=st.integers(3, 10), side=st.integers(1, 4), eps=st.floats(0.02, 0.6), scale=st.floats(0.1, 4), seed=st.integers(0, 999))
+def test_the_race_reaches_the_optimum_of_linear_models(classes, side, eps, scale, seed):
+    model, W, b = linear(classes, side * side, scale=scale, seed=seed)
+    x, y = images(2, side, seed), torch.tensor([0, 1])
+    found = max_confidence(model, x, y, Linf(eps))
+    for i in range(2):
+        z = x[i].double().numpy().ravel()
+        best = max(solve_linf(W, b, t, z, eps) for t in range(classes) if t != y[i])
+        assert found.confidence[i].item() == pytest.approx(math.exp(best), abs=1e-3)
+
+
+def test_two_classes_have_a_closed_form():
+    "Logistic regression: every pixel goes where its weight says (Goodfellow et al. 2014)"
+    model, W, b = linear(2, dtype=torch.float64, scale=2, seed=3)
+    x, y = images(dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    w = W[1] - W[0]
+    z = np.clip(x.numpy().reshape(6, -1) + 0.2 * np.where(y == 0, 1, -1)[:, None] * np.sign(w), 0, 1)
+    margin = np.where(y == 0, 1, -1) * (z @ w + b[1] - b[0])
+    for found in max_confidence(model, x, y, Linf(0.2)), max_confidence(model, x, y, Linf(0.2), steps=40):
+        np.testing.assert_allclose(found.confidence, 1 / (1 + np.exp(-margin)), atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finite sets: every choice that an attacker has, against the rule (sections 6 and 6.1)
+
+
+def table(p, y):
+    "Rows `label prediction confidence` for probabilities (N, K)"
+    confidence, prediction = p.max(1)
+    return pd.DataFrame({"label": y.numpy(), "prediction": prediction.numpy(), "confidence": confidence.numpy()})
+
+
+def found_at(logits, y):
+    "A result whose points are numbered images with these logits (N, K)"
+    x = torch.arange(len(y)).reshape(-1, 1, 1, 1) / len(y)
+    return with_confidence(Found(x, torch.zeros(len(y)), logits, torch.ones(len(y), dtype=torch.int64)), y)
+
+
+def probabilities(logits):
+    return torch.log_softmax(logits, 1).exp()
+
+
+@st.composite
+def finite_games(draw):
+    "Probabilities (points, examples, K) that each example's set offers, many of them equal, and the labels"
+    points, examples, classes = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(2, 5))
+    weight = st.integers(0, 3) | st.sampled_from([9, 30])
+    row = st.lists(weight, min_size=classes, max_size=classes).filter(any)
+    rows = draw(st.lists(row, min_size=points * examples, max_size=points * examples))
+    p = torch.tensor(rows, dtype=torch.float64).reshape(points, examples, classes)
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=examples, max_size=examples))
+    return (p / p.sum(2, keepdim=True)).clamp_min(1e-30), torch.tensor(labels)
+
+
+def failure(p, y, t):
+    "By definition: the share of examples that are covered and wrong"
+    return np.mean([row.max() > t and row.argmax() != label for row, label in zip(p, y, strict=True)])
+
+
+@settings(deadline=None, max_examples=150)
+@given(game=finite_games())
+def test_no_choice_fails_the_model_more_often(game):
+    p, y = game
+    examples = range(len(y))
+    chosen = bundle(*[found_at(q.log(), y) for q in p])
+    offered = probabilities(p.log().flatten(0, 1)).reshape(p.shape).numpy()
+    curve = success_fail(table(probabilities(chosen.logits), y), table(probabilities(chosen.logits), y))
+    thresholds = np.unique(np.concatenate([offered.ravel(), np.linspace(0, 1, 11), [0.5]]))
+    thresholds = thresholds[(thresholds >= 0) & (thresholds <= 1)]
+    for choice in itertools.product(range(len(p)), repeat=len(y)):
+        attack = offered[list(choice), list(examples)]
+        for t in thresholds:
+            mine, theirs = at(curve, t), failure(attack, y, t)
+            assert theirs <= mine.failure_upper + 1e-12, f"at {t} the choice {choice} fails it more often than the upper bound"
+            if t >= 0.5:
+                assert theirs <= mine.failure + 1e-12, f"at {t} the choice {choice} fails it more often than MaxConfidence"
+    for t in thresholds:  # the lower bound is the failure of an attack: the one that was chosen
+        assert at(curve, t).failure == pytest.approx(failure(probabilities(chosen.logits).numpy(), y, t))
+
+
+@settings(deadline=None, max_examples=50)
+@given(game=finite_games())
+def test_the_best_attack_lies_between_the_bounds(game):
+    p, y = game
+    chosen = bundle(*[found_at(q.log(), y) for q in p])
+    offered = probabilities(p.log().flatten(0, 1)).reshape(p.shape).numpy()
+    curve = success_fail(table(probabilities(chosen.logits), y), table(probabilities(chosen.logits), y))
+    for row in curve.itertuples():
+        best = np.mean([any(q[i].max() > row.threshold and q[i].argmax() != y[i] for q in offered) for i in range(len(y))])
+        assert row.failure - 1e-12 <= best <= row.failure_upper + 1e-12
+        assert row.threshold < 0.5 or best == pytest.approx(row.failure)
+
+
+def test_below_one_half_the_rule_may_choose_badly():
+    "The paper's counterexample: .8/.2 against .1/.11 and the rest spread thin"
+    y = torch.tensor([0])
+    sure, spread = torch.tensor([[0.8, 0.2] + [1e-30] * 8]).log(), torch.tensor([[0.1, 0.11] + [0.79 / 8] * 8]).log()
+    chosen = bundle(found_at(spread, y), found_at(sure, y))
+    assert torch.equal(chosen.logits, sure)
+    curves = {name: success_fail(table(probabilities(f), y), table(probabilities(f), y)) for name, f in {"rule": chosen.logits, "other": spread}.items()}
+    assert at(curves["rule"], 0.105).failure == 0 and at(curves["other"], 0.105).failure == 1
+    assert at(curves["rule"], 0.105).failure_upper == 1  # and the bound from above says that there may be such a point
+    assert at(curves["rule"], 0.5).failure_upper == 0
+
+
+class Numbered(nn.Module):
+    "Images of one pixel, which is the number of a row of a table of logits"
+
+    def __init__(self, logits):
+        super().__init__()
+        self.register_buffer("logits", logits)
+
+    def forward(self, x):
+        return self.logits[(x[:, 0, 0, 0] * len(self.logits)).round().long()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_a_perfect_optimizer_the_whole_attack_is_optimal(seed):
+    "max_confidence and evaluate on a model that is a table, with an optimizer that tries every point of the set"
+    points, examples, classes = 5, 60, 4
+    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.4), size=(examples, points))
+    model = Numbered(torch.from_numpy(p).reshape(-1, classes).log())
+    number = torch.arange(examples * points, dtype=torch.float64).reshape(examples, points) / (examples * points)
+    x, y = number[:, 0].reshape(-1, 1, 1, 1), torch.from_numpy(np.random.default_rng(seed).integers(0, classes, examples))
+
+    def try_all(model, objective, x, ball, seed):
+        candidates = torch.stack([x + i / (examples * points) for i in range(points)])
+        return candidates[torch.stack([objective(model(z), z) for z in candidates]).argmax(0), torch.arange(len(x))]
+
+    attacks = {"max": partial(max_confidence, ball=Linf(1.0), optimizer=try_all)}
+    rows = evaluate(model, x, y, attacks | {str(i): lambda m, x, y, i=i: x + i / (examples * points) for i in range(points)})
+    clean = rows[rows.attack == "clean"]
+    curve = success_fail(clean, rows[rows.attack == "max"])
+    for t in np.linspace(0, 1, 41):
+        best = np.mean([any(q.argmax() != label and q.max() > t for q in own) for own, label in zip(p, y.tolist(), strict=True)])
+        mine = at(curve, t)
+        assert mine.failure - 1e-9 <= best <= mine.failure_upper + 1e-9 and (t < 0.5 or best == pytest.approx(mine.failure))
+        assert all(at(success_fail(clean, rows[rows.attack == str(i)]), t).failure <= mine.failure_upper + 1e-9 for i in range(points))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The curve
+
+
+@st.composite
+def tables(draw):
+    "Tables with ties, confidences that are thresholds, right and wrong answers mixed"
+    confidence = st.sampled_from([0.0, 0.1, 1 / 3, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1)
+    rows = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), confidence), min_size=1, max_size=9))
+    return pd.DataFrame(rows, columns=["label", "prediction", "confidence"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(clean=tables(), adversarial=tables())
+def test_the_curve_is_what_a_double_loop_counts(clean, adversarial):
+    curve = success_fail(clean, adversarial)
+    for row in curve.itertuples():
+        t = row.threshold
+        right = [r.confidence > t and r.label == r.prediction for r in clean.itertuples()]
+        wrong = [r.confidence > t and r.label != r.prediction for r in adversarial.itertuples()]
+        covered, reached = [r.confidence > t for r in clean.itertuples()], [r.confidence > t for r in adversarial.itertuples()]
+        assert (row.success, row.failure, row.coverage) == pytest.approx((np.mean(right), np.mean(wrong), np.mean(covered)))
+        assert row.accuracy == pytest.approx(sum(right) / sum(covered) if sum(covered) else 1)
+        assert row.failure_upper == pytest.approx(np.mean(reached) if t < 0.5 else np.mean(wrong))
+
+
+@settings(deadline=None, max_examples=100)
+@given(clean=tables(), adversarial=tables(), t=st.floats(0, 1))
+def test_the_curve_is_a_complete_staircase(clean, adversarial, t):
+    curve = success_fail(clean, adversarial)
+    assert curve.threshold.tolist() == sorted({0.0, 0.5, 1.0, *clean.confidence, *adversarial.confidence})
+    for name in "success", "failure", "failure_upper", "coverage":
+        assert (np.diff(curve[name]) <= 1e-12).all(), name
+        assert curve[name].iloc[-1] == 0 and curve[name].between(0, 1).all()
+    assert (curve.failure <= curve.failure_upper).all() and (curve.success <= curve.coverage).all()
+    held = at(curve, t)  # nothing changes between two rows
+    assert held.threshold <= t and held.success == pytest.approx(np.mean((clean.confidence > t) & (clean.label == clean.prediction)))
+    assert held.failure == pytest.approx(np.mean((adversarial.confidence > t) & (adversarial.label != adversarial.prediction)))
+    for name, n in ("success", len(clean)), ("failure", len(adversarial)):
+        low, high = curve[f"{name}_low"], curve[f"{name}_high"]
+        assert (low <= curve[name]).all() and (curve[name] <= high).all() and low.ge(0).all() and high.le(1).all()
+        assert (curve[name] + math.sqrt(math.log(2 / 0.05) / (2 * n))).clip(0, 1).tolist() == pytest.approx(high.tolist())
+
+
+def test_the_curve_does_not_depend_on_order_or_index():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"label": rng.integers(0, 3, 40), "prediction": rng.integers(0, 3, 40), "confidence": rng.random(40).astype(np.float32)})
+    shuffled = rows.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(success_fail(rows, rows), success_fail(shuffled, shuffled[::-1].assign(more=1)))
+
+
+def test_a_confidence_that_was_rounded_above_one_counts_as_one():
+    clean = pd.DataFrame({"label": [0], "prediction": [0], "confidence": [1 + 2e-7]})
+    curve = success_fail(clean, clean.assign(prediction=1))
+    assert curve.threshold.tolist() == [0, 0.5, 1] and curve.success.tolist() == [1, 1, 0] and curve.failure.tolist() == [1, 1, 0]
+
+
+def test_bands_hold_the_true_curve_as_often_as_they_say():
+    "Confidence c uniform, right with probability c: the true curves are known, and the whole of each must lie in its band"
+    rng, held, runs = np.random.default_rng(0), {"success": 0, "failure": 0}, 300
+    truth = {"success": lambda t: (1 - t**2) / 2, "failure": lambda t: 0.5 - t + t**2 / 2}
+    for _ in range(runs):
+        c = rng.random(80)
+        sample = pd.DataFrame({"label": 0, "prediction": (rng.random(80) > c).astype(int), "confidence": c})
+        curve = success_fail(sample, sample)
+        left, right = curve.threshold.to_numpy()[:-1], curve.threshold.to_numpy()[1:]
+        for name, true in truth.items():  # the truth falls: on a step it is highest at the left end, lowest at the right
+            low, high = curve[f"{name}_low"].to_numpy()[:-1], curve[f"{name}_high"].to_numpy()[:-1]
+            held[name] += bool((true(left) <= high).all() and (low <= true(right)).all())
+    assert all(0.95 <= h / runs for h in held.values()), held
+    narrow, wide = success_fail(sample, sample, 0.5), success_fail(sample, sample, 0.99)
+    assert (wide.failure_high >= narrow.failure_high).all() and (wide.failure_high > narrow.failure_high).any()
+
+
+def test_at_reads_the_step():
+    rows = pd.DataFrame({"label": [0, 0], "prediction": [0, 0], "confidence": [0.4, 0.8]})
+    curve = success_fail(rows, rows)
+    assert [at(curve, t).success for t in (0, 0.3999, 0.4, 0.6, 0.7999, 0.8, 1)] == [1, 1, 0.5, 0.5, 0.5, 0, 0]
+    for t in -0.01, 1.01, math.nan:
+        with pytest.raises(ValueError, match=r"a threshold lies in \[0, 1\]"):
+            at(curve, t)
+
+
+GOOD = pd.DataFrame({"label": [0, 1], "prediction": [0, 0], "confidence": [0.9, 0.6]})
+
+
+@pytest.mark.parametrize("clean, adversarial, sentence", [
+    (GOOD.drop(columns="confidence"), GOOD, "the clean table lacks the column confidence"),
+    (GOOD, GOOD[["confidence"]], "the adversarial table lacks the column label, prediction"),
+    (GOOD[:0], GOOD, "the clean table must have rows"),
+    (GOOD, GOOD[:0], "the adversarial table must have rows"),
+    (GOOD, GOOD.assign(confidence=[0.5, 1.2]), "confidences in"),
+    (GOOD.assign(confidence=[0.5, -0.1]), GOOD, "confidences in"),
+    (GOOD, GOOD.assign(confidence=[0.5, math.nan]), "confidences in"),
+    (GOOD.assign(confidence=[90.0, 60.0]), GOOD, "confidences in"),
+])
+def test_tables_that_cannot_be_are_refused(clean, adversarial, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        success_fail(clean, adversarial)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, -0.5, 95])
+def test_a_level_that_cannot_be_is_refused(level):
+    with pytest.raises(ValueError, match="level"):
+        success_fail(GOOD, GOOD, level)
+
+
+# tied confidences at 1, as saturated models have them: success and failure change at the same threshold
+STEEP = success_fail(pd.DataFrame({"label": 0, "prediction": 0, "confidence": [1.0, 1.0, 1.0, 0.3]}),
+                     pd.DataFrame({"label": 0, "prediction": 1, "confidence": [1.0] * 200 + [0.2] * 200}))
+
+
+@pytest.fixture
+def axes():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    fig, ax = plt.subplots()
+    yield ax
+    plt.close(fig)
+
+
+def test_the_staircase_is_drawn_pessimistically(axes):
+    "Failure rises before success does"
+    plot_success_fail({"undefended": STEEP}, axes)
+    line = axes.lines[0]
+    assert line.get_drawstyle() == "steps-post" and line.get_label() == "undefended"
+    assert (np.diff(line.get_xdata()) >= 0).all() and (np.diff(line.get_ydata()) >= 0).all()
+    assert (line.get_xdata()[0], line.get_ydata()[0]) == (0, 0) and (line.get_xdata()[-1], line.get_ydata()[-1]) == (1, 1)
+    half = at(STEEP, 0.5)
+    assert (axes.lines[1].get_xdata()[0], axes.lines[1].get_ydata()[0]) == (half.failure, half.success)
+
+
+def test_the_band_lies_around_the_staircase(axes):
+    from matplotlib.path import Path
+
+    plot_success_fail({"undefended": STEEP}, axes)
+    band = Path(axes.collections[0].get_paths()[0].vertices)
+    row = STEEP[STEEP.success > 0].iloc[-1]
+    for height in 0.1, 0.4, 0.7:  # below the first success the staircase goes up at that row's failure
+        inside = [u for u in np.linspace(0, 1, 501) if band.contains_point((u, height))]
+        assert min(inside) == pytest.approx(row.failure_low, abs=0.01) and max(inside) == pytest.approx(row.failure_high, abs=0.01)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Noisy logit pairing on logistic regression is weight decay (appendix B.1.3)
+
+
+@pytest.mark.parametrize("classes, pixels", [(2, 1), (2, 9), (5, 16)])
+def test_noisy_logit_pairing_is_weight_decay(classes, pixels):
+    "The noise runs through +-sqrt(d) e_i, whose covariance is the identity: the mean is a finite sum"
+    rng = generator(classes)
+    w = torch.randn(classes, pixels, generator=rng, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(classes, generator=rng, dtype=torch.float64, requires_grad=True)
+    noise = torch.cat([torch.eye(pixels), -torch.eye(pixels)]).double() * pixels**0.5
+    torch.testing.assert_close(noise.T @ noise / len(noise), torch.eye(pixels).double())
+    x, y = torch.rand(1, pixels, generator=rng, dtype=torch.float64).expand(len(noise), -1), torch.zeros(len(noise), dtype=torch.int64)
+    clean, noisy = x @ w.T + b, (x + noise) @ w.T + b
+    penalty = label_smoothing_pairing(clean, noisy, y, pairing=1.0) - label_smoothing_pairing(clean, noisy, y, pairing=0.0)
+    decay = (w**2).sum() / classes  # the mean over the logits of each one's w'w
+    torch.testing.assert_close(penalty, decay)
+    ours, theirs = (torch.autograd.grad(v, [w, b], allow_unused=True, retain_graph=True) for v in (penalty, decay))
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], torch.zeros(classes, dtype=torch.float64))
+    twice = label_smoothing_pairing(clean, noisy, y, pairing=2.0) - label_smoothing_pairing(clean, noisy, y, pairing=0.0)
+    torch.testing.assert_close(twice, 2 * decay)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Thresholds and robust errors
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@settings(deadline=None, max_examples=100)
+@given(held=tables(), share=st.floats(0.001, 1) | st.sampled_from([0.5, 0.95, 0.98, 0.99, 1.0]))
+def test_the_threshold_is_the_highest_that_accepts_the_share(held, share, dtype):
+    held = held.assign(confidence=held.confidence.astype(dtype))
+    right = held[held.label == held.prediction].confidence.to_numpy()
+    if not len(right):
+        with pytest.raises(ValueError, match="needs right answers"):
+            threshold_for(held, share)
+        return
+    t = threshold_for(held, share)
+    lowest = right[right.astype(float) > t].min()
+    assert np.mean(right.astype(float) > t) >= share - 1e-9
+    assert np.mean(right > lowest) < share  # the next threshold up, at a confidence, accepts too few
+    assert robust_error(held, held, t)[1] >= math.ceil(share * len(right) - 1e-9)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.98, 0.99, 1.0])
+def test_robust_error_answers_what_the_threshold_accepts(share):
+    "Tables hold float32; a comparison in float32 would round the threshold up to the confidence that it lies below"
+    confidence = torch.rand(100, generator=generator(0)).numpy()
+    held = pd.DataFrame({"label": 0, "prediction": 0, "confidence": confidence})
+    assert robust_error(held, held, threshold_for(held, share)) == (0, round(100 * share))
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, 95])
+def test_a_share_that_cannot_be_is_refused(share):
+    with pytest.raises(ValueError, match="share in"):
+        threshold_for(GOOD, share)
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.floats(0, 1), st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=8),
+       t=st.floats(0, 1))
+def test_robust_error_by_brute_force(rows, t):
+    clean = pd.DataFrame([(y, p, c) for y, p, c, _, _ in rows], columns=["label", "prediction", "confidence"])
+    attacked = pd.DataFrame([(y, p, c) for y, _, _, p, c in rows], columns=["label", "prediction", "confidence"])
+    wrong = sum((c > t and p != y) or (d > t and q != y) for y, p, c, q, d in rows)
+    answered = sum(c > t or d > t for _, _, c, _, d in rows)
+    assert robust_error(clean, attacked, t) == (wrong, answered)
+
+
+def test_robust_error_needs_the_same_examples():
+    for other in GOOD[:1], GOOD[::-1]:
+        with pytest.raises(ValueError, match="the same examples in the same order"):
+            robust_error(GOOD, other, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bundling
+
+
+def test_a_bundle_takes_the_most_confident_point_of_each_example():
+    y, rng = torch.tensor([0, 1, 2, 0]), generator(1)
+    runs = [with_confidence(Found(torch.rand(4, 1, 2, 2, generator=rng), torch.rand(4, generator=rng), torch.randn(4, 3, generator=rng),
+                                  torch.randint(9, (4,), generator=rng)), y) for _ in range(5)]
+    before = [f.x.clone() for f in runs]
+    best = bundle(*runs)
+    winner = torch.stack([f.confidence for f in runs]).argmax(0)
+    for i, w in enumerate(winner.tolist()):
+        for name in "x", "value", "logits", "confidence":
+            assert torch.equal(getattr(best, name)[i], getattr(runs[w], name)[i])
+    assert torch.equal(best.passes, sum(f.passes for f in runs))
+    assert all(torch.equal(f.x, b) for f, b in zip(runs, before, strict=True))  # nobody's result is changed
+    assert bundle(runs[0]).x is runs[0].x
+    assert torch.equal(bundle(bundle(*runs[:2]), *runs[2:]).x, best.x)
+
+
+def test_of_equals_the_first_is_kept():
+    y, logits = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
+    first, second = (with_confidence(Found(torch.full((2, 1, 1, 1), v), torch.zeros(2), logits, torch.ones(2, dtype=torch.int64)), y) for v in (0.1, 0.2))
+    assert torch.equal(bundle(first, second).x, first.x) and torch.equal(bundle(second, first).x, second.x)
+
+
+def test_what_does_not_belong_together_is_not_bundled():
+    y = torch.zeros(2, dtype=torch.int64)
+    one = found_at(torch.zeros(2, 3), y)
+    for others in ((), (one, found_at(torch.zeros(3, 3), torch.zeros(3, dtype=torch.int64)))):
+        with pytest.raises(ValueError, match="bundle needs one or more results for the same images"):
+            bundle(*others)
+    with pytest.raises(ValueError, match="admit adds it"):
+        bundle(one, Found(one.x, one.value, one.logits, one.passes))
+
+
+def test_ineligible_points_are_never_chosen():
+    model, x, y = network(), images(5), torch.tensor([0, 1, 2, 3, 0])
+    z = x.clone()
+    z[0] = z[0].clamp(0.2, 0.8) * 0 + torch.nan
+    z[1, 0, 0, 0] = torch.inf
+    z[2] = (z[2] + 0.3).clamp(0, 1)
+    z[3, 0, 0, 0] = -0.01
+    z[4] = (z[4] + 0.05).clamp(0, 1)
+    told = admit(model, x, y, Linf(0.1), z)
+    assert torch.equal(told.x[:4], x[:4]) and torch.equal(told.x[4], z[4])
+    torch.testing.assert_close(told.logits, predict(model, told.x))
+    torch.testing.assert_close(told.confidence, WrongConfidence(y)(told.logits).exp())
+    assert (told.passes == 0).all()
+    kept = admit(model, x, y, Linf(0.1), Found(z, z[:, 0, 0, 0], torch.full((5, 4), torch.nan), torch.full((5,), 3)))
+    assert torch.equal(kept.x, told.x) and (kept.passes == 3).all() and torch.equal(kept.logits, told.logits)
+    with pytest.raises(ValueError, match=r"points of shape \(4, 1, 3, 3\)"):
+        admit(model, x, y, Linf(0.1), z[:4])
+
+
+@given(y=st.lists(st.integers(0, 5), min_size=1, max_size=5), more=st.integers(0, 3))
+@settings(deadline=None, max_examples=50)
+def test_wrong_classes(y, more):
+    classes = max(y) + 2 + more
+    assert wrong_classes(torch.tensor(y), classes).tolist() == [[k for k in range(classes) if k != label] for label in y]
+
+
+def test_most_confident_keeps_logarithms_where_probabilities_vanish():
+    "Both confidences are 0 in float32, and e^-150 is still more than e^-300"
+    y, logits = torch.tensor([0, 0]), torch.tensor([[300.0, 0.0, -9.0], [150.0, -9.0, 0.0]])
+    found = with_confidence(Found(torch.rand(2, 1, 1, 1), WrongConfidence(y)(logits), logits, torch.ones(2, dtype=torch.int64)), y)
+    best = most_confident(found, 2)
+    assert torch.equal(best.logits, logits[1:]) and best.value.tolist() == [-150] and best.passes.tolist() == [2]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The attack's contracts
+
+BALLS = [Linf(0.1), L2(0.4), Linf(torch.linspace(0.02, 0.2, 6)), L2(torch.linspace(0.1, 0.9, 6))]
+HOW = [{}, {"steps": 3}, {"steps": 3, "restarts": 2}, {"steps": 0}, {"steps": 1, "step_size": 0.001}, {"restarts": 2}]
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("ball", BALLS, ids=["linf", "l2", "linf each", "l2 each"])
+def test_points_lie_in_their_sets_and_are_scored_there(ball, how):
+    model, x = network(), images()
+    found = max_confidence(model, x, LABELS, ball, **how)
+    assert ball.contains(found.x, x).all() and (found.x >= 0).all() and (found.x <= 1).all()
+    torch.testing.assert_close(found.logits, predict(model, found.x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.confidence, WrongConfidence(LABELS)(found.logits).exp(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.value, found.confidence.log(), atol=1e-5, rtol=0)
+    assert found.passes.dtype == torch.int64 and found.passes.shape == (6,)
+    if "steps" in how:
+        assert (found.passes == 3 * how["steps"] * how.get("restarts", 1)).all()  # of 4 classes 3 are wrong
+
+
+@pytest.mark.parametrize("how", [*HOW, {"optimizer": lambda model, objective, x, ball, seed: (x - 0.05).clamp(0, 1)}], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_never_less_confident_than_the_clean_image(seed, how):
+    model, x = linear(4, scale=10, seed=seed)[0], images(6, seed=seed)
+    clean = WrongConfidence(LABELS)(predict(model, x)).exp()
+    found = max_confidence(model, x, LABELS, Linf(0.1), seed=seed, **how)
+    assert (found.confidence >= clean - 1e-6).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"steps": 2}])
+def test_restarts_and_bundles_are_never_worse(how):
+    model, x = network(), images()
+    runs = [max_confidence(model, x, LABELS, Linf(0.2), restarts=r, seed=5, **how) for r in (1, 2, 4)]
+    for fewer, more in itertools.pairwise(runs):
+        assert (more.confidence >= fewer.confidence).all() and (more.passes >= fewer.passes).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"steps": 2, "step_size": 0.02}, {"restarts": 2}])
+def test_the_same_seed_finds_the_same_whatever_the_batch_size(how):
+    model, x = network(), images()
+    one, *others = (max_confidence(model, x, LABELS, Linf(0.2), seed=3, batch_size=b, **how) for b in (256, 1, 4, 17))
+    for other in others:
+        torch.testing.assert_close(one.confidence, other.confidence, atol=1e-5, rtol=0)
+        assert torch.equal(one.passes, other.passes)
+    again = max_confidence(model, x, LABELS, Linf(0.2), seed=3, **how)
+    assert torch.equal(one.x, again.x) and torch.equal(one.logits, again.logits)
+    assert not torch.equal(one.x, max_confidence(model, x, LABELS, Linf(0.2), seed=4, **how).x)
+    each = max_confidence(model, x[2:], LABELS[2:], Linf(0.2), seed=streams(3, 6)[2:], **how)
+    alone = max_confidence(model, x[3:], LABELS[3:], Linf(0.2), seed=streams(3, 6)[3:], **how)
+    torch.testing.assert_close(each.confidence[1:], alone.confidence, atol=1e-5, rtol=0)
+
+
+def test_each_example_has_its_own_eps():
+    model, x, eps = network(), images(), torch.linspace(0.02, 0.3, 6)
+    together = max_confidence(model, x, LABELS, Linf(eps), seed=torch.arange(6))
+    for i in range(6):
+        alone = max_confidence(model, x[i : i + 1], LABELS[i : i + 1], Linf(eps[i].item()), seed=torch.tensor([i]))
+        torch.testing.assert_close(together.confidence[i : i + 1], alone.confidence, atol=1e-5, rtol=0)
+    assert ((together.x - x).abs().flatten(1).amax(1) <= eps + 1e-6).all()
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize("classes", [2, 3, 1000])
+def test_any_number_of_classes(classes, steps):
+    model, W, b = linear(classes, scale=2, seed=1)
+    x, y = images(2), torch.tensor([0, classes - 1])
+    found = max_confidence(model, x, y, Linf(0.3), steps)
+    assert found.logits.shape == (2, classes) and Linf(0.3).contains(found.x, x).all()
+    best = [max(solve_linf(W, b, t, x[i].double().numpy().ravel(), 0.3) for t in range(classes) if t != y[i]) for i in range(2)] if classes < 4 else None
+    if best and steps is None:
+        np.testing.assert_allclose(found.confidence, np.exp(best), atol=1e-3)
+    assert (found.confidence >= WrongConfidence(y)(predict(model, x)).exp() - 1e-6).all()
+
+
+def test_with_a_thousand_classes_the_race_finds_what_the_exhaustive_attack_finds():
+    model, x, y = linear(1000, scale=2, seed=1)[0], images(2), torch.tensor([3, 500])
+    race, full = max_confidence(model, x, y, Linf(0.3)), max_confidence(model, x, y, Linf(0.3), 20)
+    assert (race.confidence >= full.confidence - 1e-3).all() and (race.passes < full.passes / 10).all()
+
+
+def test_images_that_are_misclassified_already_get_worse():
+    model, x = network(), images()
+    wrong = (predict(model, x).argmax(1) + 1) % 4  # labels that the model does not give
+    clean = predict(model, x).softmax(1).amax(1)
+    for how in {}, {"steps": 5}:
+        found = max_confidence(model, x, wrong, Linf(0.1), **how)
+        assert (found.confidence >= clean - 1e-6).all() and (found.confidence > clean).any()
+    rows = evaluate(model, x, wrong, {"max": partial(max_confidence, ball=Linf(0.1))})
+    assert at(success_fail(rows[rows.attack == "clean"], rows[rows.attack == "max"]), 0).failure == 1
+
+
+def test_an_example_with_a_sure_mistake_costs_next_to_nothing():
+    model, x = linear(4, scale=200, seed=0)[0], images()
+    wrong = (predict(model, x).argmax(1) + 1) % 4
+    assert (max_confidence(model, x, wrong, Linf(0.01)).passes <= 6).all()
+
+
+def test_another_optimizer_may_return_plain_points():
+    model, x = network(), images()
+    asked = []
+
+    def corner(model, objective, x, ball, seed):
+        asked.append((objective, len(x), ball, seed))
+        return ball.project((x + 1).round(), x)
+
+    found = max_confidence(model, x, LABELS, Linf(torch.full((6,), 0.1)), optimizer=corner)
+    (objective, rows, ball, seeds), = asked
+    assert rows == 18 and isinstance(objective, LogConfidence) and objective.target.tolist() == wrong_classes(LABELS, 4).flatten().tolist()
+    assert ball.eps.shape == (18,) and seeds.shape == (18,) and len(set(seeds.tolist())) == 18
+    assert (found.passes == 0).all() and Linf(0.1).contains(found.x, x).all()
+
+
+@pytest.mark.parametrize("cheat", [lambda x: torch.full_like(x, torch.nan), lambda x: 1 - x, lambda x: x + 0.5], ids=["nan", "negative", "outside"])
+def test_an_optimizer_cannot_cheat(cheat):
+    model, x = network(), images()
+    found = max_confidence(model, x, LABELS, Linf(0.01), optimizer=lambda model, objective, x, ball, seed: cheat(x))
+    assert Linf(0.01).contains(found.x, x).all()
+    torch.testing.assert_close(found.confidence, WrongConfidence(LABELS)(predict(model, found.x)).exp())
+
+
+def test_foolbox_can_be_the_optimizer():
+    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+
+    def by_foolbox(model, objective, x, ball, seed):
+        attack = foolbox.attacks.LinfPGD(steps=10, random_start=False)
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        return attack.run(wrapped, x, foolbox.criteria.TargetedMisclassification(objective.target), epsilon=ball.eps)
+
+    model, x = network().eval(), images()
+    found = max_confidence(model, x, LABELS, Linf(0.1), optimizer=by_foolbox)
+    clean = WrongConfidence(LABELS)(predict(model, x)).exp()
+    assert Linf(0.1).contains(found.x, x).all() and (found.confidence > clean).all()
+    ours = max_confidence(model, x, LABELS, Linf(0.1))
+    both = bundle(ours, found, admit(model, x, LABELS, Linf(0.1), x))
+    assert torch.equal(both.confidence, torch.maximum(ours.confidence, found.confidence))
+
+
+def test_the_public_recipe_is_a_bundle():
+    model, x = network(), images()
+    found = public_recipe(model, x, LABELS, Linf(0.1), steps=2, step_size=0.05, longer=3, seed=1)
+    assert (found.passes == 3 * 2 + 3 * 6).all()
+    for part in max_confidence(model, x, LABELS, Linf(0.1), 2, 0.05, seed=1), max_confidence(model, x, LABELS, Linf(0.1), 6, 0.05 / 3, seed=2):
+        assert (found.confidence >= part.confidence).all()
+
+
+def test_against_a_loss_attack_on_three_classes():
+    "Maximising the loss of the right class spreads over both others; MaxConfidence settles for one (section 4)"
+    model, W, b = linear(3, dtype=torch.float64, scale=1.5, seed=7)
+    x, y = images(20, seed=2, dtype=torch.float64), torch.arange(20) % 3
+    loss = with_confidence(maximize(model, CrossEntropy(y), x, Linf(0.2), steps=40), y)
+    ours = max_confidence(model, x, y, Linf(0.2))
+    assert (ours.confidence >= loss.confidence - 1e-4).all() and (ours.confidence > loss.confidence + 1e-3).any()
+
+
+def dropout_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("how", [{}, {"steps": 2}])
+def test_the_model_and_the_world_are_left_as_they_were(how):
+    model, x = dropout_model().train(), images().requires_grad_()
+    model[3].eval()
+    model[1].weight.requires_grad_(False)
+    before, state, pixels = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state(), x.detach().clone()
+    numpy_state = np.random.get_state()[1].copy()
+    found = max_confidence(model, x, LABELS, Linf(0.1), **how)
+    assert [m.training for m in model] == [True, True, True, False, True] and model.training
+    assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5 and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(x.detach(), pixels) and x.grad is None
+    assert not any(getattr(found, n).requires_grad for n in ("x", "value", "logits", "confidence"))
+    torch.testing.assert_close(found.confidence, max_confidence(model.eval(), x, LABELS, Linf(0.1), **how).confidence)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(context):
+    model, x = network(), images()
+    expected = max_confidence(model, x, LABELS, Linf(0.1)).confidence
+    with context():
+        found = max_confidence(model, x, LABELS, Linf(0.1))
+        inside = max_confidence(model, images(), LABELS, Linf(torch.full((6,), 0.1)), steps=2)
+    torch.testing.assert_close(found.confidence, expected)
+    assert torch.isfinite(inside.confidence).all()
+
+
+BAD = {
+    "255": (lambda x, y: dict(x=x * 255), ValueError, "divide by 255"),
+    "one image": (lambda x, y: dict(x=x[0]), ValueError, r"shape \(N, C, H, W\)"),
+    "bytes": (lambda x, y: dict(x=(x * 255).byte()), TypeError, "floating point"),
+    "array": (lambda x, y: dict(x=x.numpy()), TypeError, "torch.Tensor"),
+    "empty": (lambda x, y: dict(x=x[:0], y=y[:0]), ValueError, "empty"),
+    "nan": (lambda x, y: dict(x=torch.where(x > 0.5, torch.nan, x)), ValueError, "NaN or infinite"),
+    "labels short": (lambda x, y: dict(y=y[:-1]), ValueError, r"labels must have shape \(6,\)"),
+    "labels high": (lambda x, y: dict(y=y + 1), ValueError, r"0\.\.3"),
+    "labels negative": (lambda x, y: dict(y=y - 1), ValueError, r"0\.\.3"),
+    "labels float": (lambda x, y: dict(y=y.float()), TypeError, "integer class indices"),
+    "eps too few": (lambda x, y: dict(ball=Linf(torch.full((3,), 0.1))), ValueError, "eps"),
+    "eps too few, every class": (lambda x, y: dict(ball=Linf(torch.full((3,), 0.1)), steps=2), ValueError, "eps"),
+    "eps too many": (lambda x, y: dict(ball=Linf(torch.full((9,), 0.1))), ValueError, "eps"),
+    "eps too many, every class": (lambda x, y: dict(ball=L2(torch.full((9,), 0.1)), steps=2), ValueError, "eps"),
+    "steps": (lambda x, y: dict(steps=-1), ValueError, "steps must be at least 0"),
+    "no restart": (lambda x, y: dict(restarts=0), ValueError, "restarts"),
+    "step_size": (lambda x, y: dict(steps=2, step_size=10.0), ValueError, "divide by 255"),
+    "step_size alone": (lambda x, y: dict(step_size=0.01), ValueError, "step_size needs steps"),
+    "two optimizers": (lambda x, y: dict(steps=2, optimizer=lambda *a, **k: x), ValueError, "optimizer"),
+    "batch": (lambda x, y: dict(batch_size=0), ValueError, "batch size"),
+    "seeds": (lambda x, y: dict(seed=torch.arange(3)), ValueError, "seed"),
+    "a function": (lambda x, y: dict(model=lambda x: x), TypeError, "torch.nn.Module"),
+    "logits nan": (lambda x, y: dict(model=nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Threshold(99, torch.nan))), ValueError, "NaN or infinite"),
+    "one logit": (lambda x, y: dict(model=linear(1)[0]), ValueError, "K >= 2"),
+    "points short": (lambda x, y: dict(optimizer=lambda model, objective, x, ball, seed: x[:2]), ValueError, "points of shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_with_a_sentence(case):
+    change, error, sentence = BAD[case]
+    x, y = images(), LABELS
+    arguments = {"model": network(), "x": x, "y": y, "ball": Linf(0.1)} | change(x, y)
+    with pytest.raises(error, match=sentence):
+        max_confidence(**arguments)
+
+
+@pytest.mark.parametrize("eps", [0, -0.1, 1.5, 8, math.nan, math.inf])
+def test_radii_that_cannot_be_are_refused(eps):
+    with pytest.raises(ValueError, match="eps"):
+        Linf(eps)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
+def test_on_the_gpu_it_finds_as_much():
+    model, x = network(), images()
+    here = max_confidence(model, x, LABELS, Linf(0.1))
+    for where in x, x.cuda():
+        there = max_confidence(network().cuda(), where, LABELS, Linf(torch.full((6,), 0.1)))
+        assert there.x.device == where.device
+        torch.testing.assert_close(there.confidence.cpu(), here.confidence, atol=1e-3, rtol=0)
