@@ -66,7 +66,7 @@ def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
         raise ValueError(f"the target is the right label for {int((target == y).sum())} of {len(y)} examples; a targeted attack needs a wrong class")
     return target
 
-# %% ../nbs/foundations/05_attacks.ipynb #b89b9c57
+# %% ../nbs/foundations/05_attacks.ipynb #20dcdb9d
 def uniform_noise(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, draws: int = 1, seed: int | Tensor = 0, batch_size: int = 256) -> Found:
     """The random point of the ball, out of `draws`, on which the model is surest of a wrong class.
 
@@ -86,10 +86,12 @@ def uniform_noise(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, draws: int
     Raises
     ------
     TypeError, ValueError
-        Bad images or labels.
+        Bad images or labels, or fewer than one draw.
     """
     x = check_images(x)
     y = check_labels(y, len(x))
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}")
     return with_confidence(maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y)
 
 # %% ../nbs/foundations/05_attacks.ipynb #e5232a87

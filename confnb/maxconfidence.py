@@ -23,7 +23,7 @@ from .attacks import uniform_noise
 from .runtime import check_images, check_labels, chunks, predict, streams
 from .search import Ball, Found, LogConfidence, WrongConfidence, join, maximize, take, with_confidence
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #eead02f3
+# %% ../nbs/topics/30_maxconfidence.ipynb #7663ceec
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     "How many values exceed each threshold"
     return len(values) - np.searchsorted(np.sort(values), thresholds, side="right")
@@ -45,7 +45,7 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
     Raises
     ------
     ValueError
-        A table is empty or lacks a column, or a confidence does not lie in [0, 1].
+        A table is empty or lacks a column, a confidence does not lie in [0, 1], or `level` not in (0, 1).
 
     Notes
     -----
@@ -53,10 +53,12 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
     examples below t = 1/2 and the failure from there on. `coverage` and `accuracy` are those of the clean examples, the
     accuracy of no answers being 1. The bands are Dvoretzky, Kiefer and Wolfowitz's, with Massart's constant.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level is the probability that a band holds the curve, in (0, 1), not {level}")
     for name, table in ("clean", clean), ("adversarial", adversarial):
         _check_table(name, table)
     right, wrong = (clean.prediction == clean.label).to_numpy(), (adversarial.prediction != adversarial.label).to_numpy()
-    sure, fooled = clean.confidence.to_numpy(float), adversarial.confidence.to_numpy(float)
+    sure, fooled = (t.confidence.to_numpy(float).clip(0, 1) for t in (clean, adversarial))
     t = np.unique(np.concatenate([sure, fooled, [0, 0.5, 1]]))
     success, failure = _above(sure[right], t) / len(sure), _above(fooled[wrong], t) / len(fooled)
     coverage = _above(sure, t) / len(sure)
@@ -88,7 +90,7 @@ def at(curve: pd.DataFrame, threshold: float) -> pd.Series:
         raise ValueError(f"a threshold lies in [0, 1], not at {threshold}")
     return curve.iloc[np.searchsorted(curve.threshold.to_numpy(), threshold, side="right") - 1]
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #c6eac0f5
+# %% ../nbs/topics/30_maxconfidence.ipynb #ca776af2
 def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = True, failure: str = "failure") -> None:
     """Nothing; draws success-fail curves by name into the matplotlib axes, as staircases, with their bands.
 
@@ -108,14 +110,14 @@ def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = 
     for name, curve in curves.items():
         ax.step(curve[failure][::-1], curve.success[::-1], where="post", **line(name))
         if band:
-            ax.fill_betweenx(curve.success, curve.failure_low, curve.failure_high, step="pre", alpha=0.12, color=line(name)["color"], linewidth=0)
+            ax.fill_betweenx(curve.success, curve.failure_low, curve.failure_high, step="post", alpha=0.12, color=line(name)["color"], linewidth=0)
         half = at(curve, 0.5)
         ax.plot(half[failure], half.success, "o", color=line(name)["color"], markersize=6, markeredgecolor="white", zorder=5)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #ddb789af
+# %% ../nbs/topics/30_maxconfidence.ipynb #c252fef5
 Optimizer = Callable[..., Found | Tensor]
-SURE = math.log(1 - 1e-4)  # a log-probability above which a target is done
+SURE = math.log(1 - 1e-6)  # a log-probability above which a target is done
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:
@@ -208,12 +210,13 @@ def every_class(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targets: Ten
     found = optimizer(model, LogConfidence(flat), x[rows], take(ball, rows), seed=own)
     return admit(model, x[rows], y[rows], take(ball, rows), found, batch_size)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #ff7480e0
-def most_confident(found: Found, each: int) -> Found:
-    """Of every `each` rows that belong to one example, the one with the highest wrong-class confidence; the passes add up."""
-    folded = found.confidence.reshape(-1, each)
+# %% ../nbs/topics/30_maxconfidence.ipynb #f9c8815a
+def most_confident(found: Found, y: Tensor, each: int) -> Found:
+    """Of every `each` rows that belong to one example, labels `y` (N,), the one most sure of a wrong class; the passes add up."""
+    value = WrongConfidence(y.repeat_interleave(each))(found.logits)
+    folded = value.reshape(-1, each)
     best = folded.argmax(1) + each * torch.arange(len(folded), device=folded.device)
-    return Found(found.x[best], found.confidence[best].log(), found.logits[best], found.passes.reshape(-1, each).sum(1), found.confidence[best])
+    return Found(found.x[best], value[best], found.logits[best], found.passes.reshape(-1, each).sum(1), value[best].exp())
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #dfd66552
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ class _Field:
         at_best = best.reshape(*best.shape, 1, 1, 1).expand(-1, -1, *self.points.shape[2:])
         return _Field(self.rows[examples], self.targets[examples].gather(1, best), self.points[examples].gather(1, at_best), value)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #51928973
+# %% ../nbs/topics/30_maxconfidence.ipynb #70ef374a
 def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, classes: int, batch_size: int = 256) -> Found:
     """The most confident mistakes that a successive halving over the targets finds.
 
@@ -266,7 +269,7 @@ def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, clas
         how many rows are climbed at once
     """
     run = partial(_run, model, batch_size=batch_size)
-    best = bundle(admit(model, x, y, ball, x), with_confidence(run(WrongConfidence(y), x, ball, OPENING, seed=seeds), y))
+    best = with_confidence(run(WrongConfidence(y), x, ball, OPENING, seed=seeds), y)
     targets = wrong_classes(y, classes)
     value = torch.log_softmax(best.logits, 1).gather(1, targets)
     field = _Field(torch.arange(len(x), device=x.device), targets, best.x[:, None].expand(-1, classes - 1, *x.shape[1:]), value)
@@ -282,10 +285,10 @@ def _race_round(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, see
     each = field.targets.shape[1]
     rows = field.rows.repeat_interleave(each)
     found = run(LogConfidence(field.targets.flatten()), x[rows], take(ball, rows), plan, start=field.points.flatten(0, 1), seed=seeds[rows.cpu()])
-    best = _merge(best, field.rows, most_confident(with_confidence(found, y[rows]), each))
+    best = _merge(best, field.rows, most_confident(found, y[field.rows], each))
     return best, _Field(field.rows, field.targets, found.x.reshape(field.points.shape), found.value.reshape(-1, each))
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #26ef4dd1
+# %% ../nbs/topics/30_maxconfidence.ipynb #7eb76352
 def max_confidence(
     model: nn.Module,
     x: Tensor,
@@ -326,7 +329,7 @@ def max_confidence(
     Raises
     ------
     TypeError, ValueError
-        Bad images or labels, a step size without steps, or logits that are NaN or infinite.
+        Bad images, labels or eps, a step size without steps, steps beside an optimizer, or logits that are NaN or infinite.
 
     Notes
     -----
@@ -335,12 +338,14 @@ def max_confidence(
     x = check_images(x)
     classes = predict(model, x[:1]).shape[1]
     y = check_labels(y, len(x), classes)
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, not {restarts}")
+    ball.project(x, x)  # refuses an eps for another number of images
     find = _finder(model, classes, steps, step_size, optimizer, batch_size)
-    parts = []
-    for s in chunks(len(x), batch_size):
-        own = streams(seed, len(x))[s]
-        runs = [find(x[s], y[s], take(ball, s), streams(own, len(own), r)) for r in range(max(restarts, 1))]
-        parts.append(bundle(*runs))
+    seeds, parts = streams(seed, len(x)), []
+    for s in chunks(len(x), max(1, 9 * batch_size // (classes - 1))):
+        runs = [find(x[s], y[s], take(ball, s), streams(seeds[s], len(x[s]), r)) for r in range(restarts)]
+        parts.append(bundle(admit(model, x[s], y[s], take(ball, s), x[s], batch_size), *runs))
     return join(parts)
 
 
@@ -348,12 +353,14 @@ def _finder(model: nn.Module, classes: int, steps: int | None, step_size: float 
     "One run of the attack on a batch: the race, or the search for every class"
     if steps is None and step_size is not None:
         raise ValueError("step_size needs steps; leave both out for the race over the classes")
+    if steps is not None and optimizer is not None:
+        raise ValueError("give steps or an optimizer, not both; functools.partial(maximize, steps=...) is an optimizer with steps")
     if steps is None and optimizer is None:
         return lambda x, y, ball, seeds: race(model, x, y, ball, seeds, classes, batch_size)
     optimizer = optimizer or partial(maximize, steps=steps, step_size=step_size, batch_size=batch_size)
 
     def every(x: Tensor, y: Tensor, ball: Ball, seeds: Tensor) -> Found:
-        return most_confident(every_class(model, x, y, ball, wrong_classes(y, classes), seeds, optimizer, batch_size), classes - 1)
+        return most_confident(every_class(model, x, y, ball, wrong_classes(y, classes), seeds, optimizer, batch_size), y, classes - 1)
 
     return every
 
@@ -387,7 +394,7 @@ def public_recipe(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, steps: int
         max_confidence(model, x, y, ball, longer * steps, step_size / longer, seed=seed + 1),
     )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #64c19353
+# %% ../nbs/topics/30_maxconfidence.ipynb #638ebd2e
 def threshold_for(held: pd.DataFrame, share: float) -> float:
     """The highest threshold at which at least `share` of the right answers in a clean held-out table are accepted.
 
@@ -431,6 +438,6 @@ def robust_error(clean: pd.DataFrame, adversarial: pd.DataFrame, threshold: floa
     """
     if clean.label.tolist() != adversarial.label.tolist():
         raise ValueError("clean and adversarial must be tables of the same examples in the same order")
-    answered = [(t.confidence > threshold).to_numpy() for t in (clean, adversarial)]
+    answered = [t.confidence.to_numpy(float) > threshold for t in (clean, adversarial)]
     wrong = [(t.prediction != t.label).to_numpy() & a for t, a in zip((clean, adversarial), answered, strict=True)]
     return int((wrong[0] | wrong[1]).sum()), int((answered[0] | answered[1]).sum())

@@ -70,7 +70,7 @@ def use_style() -> None:
     except (ImportError, AttributeError):
         pass  # not in a notebook: there is no inline backend to tell
 
-# %% ../nbs/foundations/07_plots.ipynb #bb9e3be4
+# %% ../nbs/foundations/07_plots.ipynb #89e35e48
 def show_images(images: Any, titles: list[str] | None = None, columns: int = 10, size: float = 0.9) -> Any:
     """A figure with the images (N, C, H, W), pixels in [0, 1], in rows of `columns`, grey or in colour."""
     import matplotlib.pyplot as plt
@@ -82,11 +82,11 @@ def show_images(images: Any, titles: list[str] | None = None, columns: int = 10,
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
         picture = image.detach().cpu().permute(1, 2, 0)
-        ax.imshow(picture.expand(-1, -1, 3) if picture.shape[2] == 1 else picture, vmin=0, vmax=1)
+        ax.imshow((picture.expand(-1, -1, 3) if picture.shape[2] == 1 else picture).numpy(), vmin=0, vmax=1)
         ax.set_title(titles[i] if titles else "", fontsize=7)
     return fig
 
-# %% ../nbs/foundations/07_plots.ipynb #9e55b7a1
+# %% ../nbs/foundations/07_plots.ipynb #8de26339
 @dataclass(frozen=True)
 class Published:
     """What has been published: the identifier, "figure" or "table", the caption, and the files by kind."""
@@ -133,8 +133,10 @@ def publish(identifier: str, shown: Any, data: pd.DataFrame, caption: str, out: 
 
 
 def _show(shown: Any, caption: str) -> None:
-    from IPython.display import Markdown, display
-
+    try:
+        from IPython.display import Markdown, display
+    except ImportError:
+        return  # not in a notebook: there is nobody to show it to
     display(shown)
     display(Markdown(caption))
 

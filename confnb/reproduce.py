@@ -323,11 +323,14 @@ def _writable(out: str | Path) -> Path:
         raise Refusal(f"--out {out} cannot be written: no permission in {nearest}; name another folder")
     return out
 
-# %% ../nbs/90_reproduce.ipynb #3a9eab58
+# %% ../nbs/90_reproduce.ipynb #135c1924
 @dataclass(frozen=True)
 class Ran:
-    """What became of one topic: wall `seconds`, the `error` or None, the seconds from its start at which each identifier was there,
-    and the identifiers it published that are not its own."""
+    """What became of one topic.
+
+    Wall `seconds`, the `error` or None, the seconds from its start at which each identifier was there, and the identifiers
+    it published that are not its own.
+    """
 
     topic: Topic
     seconds: float

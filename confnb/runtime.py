@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-# %% ../nbs/foundations/00_runtime.ipynb #431726f5
+# %% ../nbs/foundations/00_runtime.ipynb #56cef706
 def pick_device(name: str = "auto") -> torch.device:
     """The device to work on: `name`, or for `"auto"` CUDA where there is one, else the CPU.
 
@@ -41,8 +41,14 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in a Module of your own")
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter or buffer (the CPU for a model that has neither)."""
+    _check_model(model)
     first = next((t for t in (*model.parameters(), *model.buffers())), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -119,7 +125,7 @@ def check_labels(y: Tensor, n: int, classes: int | None = None, name: str = "lab
         raise ValueError(f"{name} must be class indices 0{top}, but these run from {int(y.min())} to {int(y.max())}")
     return y.long()
 
-# %% ../nbs/foundations/00_runtime.ipynb #a3f20c6a
+# %% ../nbs/foundations/00_runtime.ipynb #4637db2c
 @contextmanager
 def borrow(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode with its parameters' gradients off; everything is put back on leaving.
@@ -129,15 +135,14 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
     TypeError
         `model` is not an `nn.Module`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in a Module of your own")
+    _check_model(model)
     modes = [(m, m.training) for m in model.modules()]
     grads = [(p, p.requires_grad) for p in model.parameters()]
     try:
         model.eval()
         for p, _ in grads:
             p.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_of(model).type, enabled=False):
             yield model
     finally:
         for m, mode in modes:

@@ -254,7 +254,7 @@ class _Task:
     def take(self, index: Tensor) -> "_Task":
         return _Task(take(self.objective, index), self.x[index], take(self.ball, index), self.unit[index])
 
-# %% ../nbs/foundations/04_search.ipynb #cdd64cc0
+# %% ../nbs/foundations/04_search.ipynb #0e8ad7e4
 @dataclass(frozen=True)
 class _Best:
     "The best points of a batch so far, filled in place as the climb goes; `rows` says which examples of the batch are meant"
@@ -265,24 +265,36 @@ class _Best:
 
     def record(self, rows: Tensor, z: Tensor, value: Tensor, always: bool = False) -> None:
         better = (value >= value if always else value > self.value[rows]).nonzero()[:, 0]
-        self.x[rows[better]], self.value[rows[better]] = z[better], value[better]
+        self.x[rows[better]], self.value[rows[better]] = z[better], value[better].to(self.value)
 
-# %% ../nbs/foundations/04_search.ipynb #ec96520f
+# %% ../nbs/foundations/04_search.ipynb #157e111f
+def _value_and_gradient(model: nn.Module, objective: Objective, z: Tensor, autocast: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    "The objective at z and its gradient"
+    value = objective(logits_of(model, z, autocast), z)
+    if value.shape != z.shape[:1]:
+        raise ValueError(f"an objective must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}")
+    if not value.requires_grad:
+        raise ValueError("no gradient flows from the objective back to the image; look for detach(), no_grad or NumPy in the model or the objective")
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient
+
+
 def _climb(model: nn.Module, task: _Task, z: Tensor, rows: Tensor, best: _Best, sizes: list[float], stop: float, last: bool, autocast: torch.dtype | None) -> None:
     "Projected ascent from z, recorded in `best`; examples that reach `stop` leave the batch"
     for size in sizes:
         z.requires_grad_()
-        value = task.objective(logits_of(model, z, autocast), z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        z, value = z.detach(), value.detach()
+        value, gradient = _value_and_gradient(model, task.objective, z, autocast)
+        z = z.detach()
         best.passes[rows] += 1
         if not last:
             best.record(rows, z, value)
-        if stop < torch.inf and (value >= stop).any():
-            go = (value < stop).nonzero()[:, 0]
-            task, z, gradient, rows = task.take(go), z[go], gradient[go], rows[go]
-            if not len(rows):
+        if stop < torch.inf and (done := value >= stop).any():
+            if last:
+                best.record(rows[done], z[done], value[done], always=True)
+            if done.all():
                 return
+            go = (~done).nonzero()[:, 0]
+            task, z, gradient, rows = task.take(go), z[go], gradient[go], rows[go]
         z = task.ball.project(z + size * task.unit * task.ball.ascent(gradient), task.x)
     with torch.no_grad():
         best.record(rows, z, task.objective(check_logits(logits_of(model, z, autocast)), z), always=last)
@@ -304,7 +316,7 @@ def _search(model: nn.Module, task: _Task, start: str | Tensor, seeds: Tensor, r
         logits = check_logits(logits_of(model, z))
         return Found(z, task.objective(logits, z), logits, best.passes)
 
-# %% ../nbs/foundations/04_search.ipynb #865c7b12
+# %% ../nbs/foundations/04_search.ipynb #ce1de1da
 def maximize(
     model: nn.Module,
     objective: Objective,
@@ -364,8 +376,10 @@ def maximize(
         Images, labels, eps, steps or a start that cannot be; logits that are NaN or infinite.
     """
     x = check_images(x)
+    if not isinstance(ball, Ball):
+        raise TypeError(f"ball must be a set such as Linf({ball}) or L2({ball}), not {type(ball).__name__}")
     _check_lengths(objective, len(x)), _check_lengths(ball, len(x))
-    _check_settings(x, ball, steps, step_size, restarts, decay, start, keep)
+    _check_settings(x, ball, steps, step_size, restarts, decay, start, stop, keep)
     start = x if isinstance(start, str) and start == "here" else start
     seeds, device, parts = streams(seed, len(x)), device_of(model), []
     with borrow(model):
@@ -377,12 +391,18 @@ def maximize(
             parts.append(_to(found, x.device))
     return join(parts)
 
-# %% ../nbs/foundations/04_search.ipynb #3b824c9b
-def _check_settings(x: Tensor, ball: Ball, steps: int, step_size: float | Tensor | None, restarts: int, decay: float, start: str | Tensor, keep: str) -> None:
+# %% ../nbs/foundations/04_search.ipynb #a363787a
+def _check_settings(x: Tensor, ball: Ball, steps: int, step_size: float | Tensor | None, restarts: int, decay: float, start: str | Tensor, stop: float, keep: str) -> None:
     if steps < 0 or restarts < 1:
         raise ValueError(f"steps must be at least 0 and restarts at least 1, not {steps} and {restarts}")
     if step_size is not None:
         _check_length(step_size, ball.most, "step_size")
+        if isinstance(step_size, Tensor) and step_size.ndim and step_size.shape != x.shape[:1]:
+            raise ValueError(f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(step_size.shape)}")
+    if math.isnan(stop):
+        raise ValueError("stop must be a number to reach, not nan")
+    if not isinstance(start, (str, Tensor)):
+        raise TypeError(f"start must be 'random', 'here' or a tensor of points, not {type(start).__name__}")
     if not 0 < decay <= 1:
         raise ValueError(f"decay is the last step in units of the first, in (0, 1], not {decay}")
     if keep not in ("best", "last"):

@@ -187,3 +187,10 @@ def test_grey_is_not_stretched():
 
 def test_matplotlib_waits_until_something_is_drawn():
     assert not {"matplotlib", "plt", "IPython"} & set(vars(plots))
+
+
+def test_without_a_notebook_files_are_published_all_the_same(tmp_path, monkeypatch):
+    "IPython comes with the extra `dev`, not with the library"
+    monkeypatch.setitem(__import__("sys").modules, "IPython.display", None)
+    publish("mc-F1a", figure(), DATA, "A curve.", tmp_path)
+    assert (tmp_path / "mc-F1a.json").exists()
