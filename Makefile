@@ -5,13 +5,14 @@ STAMP := .venv/.installed
 PROFILE ?= digits
 export MPLBACKEND ?= agg
 
-.PHONY: figures test setup in-step notebooks pages docs outputs clean
+.PHONY: figures test setup in-step notebooks reference pages docs bench clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --out runs/$(PROFILE)
 
 test: setup in-step notebooks
 	$(BIN)/python -m pytest
+	$(BIN)/confnb reproduce --profile digits --out runs/test
 
 setup: $(STAMP)
 
@@ -26,13 +27,24 @@ $(STAMP): settings.ini setup.py constraints.txt
 in-step: setup
 	$(BIN)/python tests/in_step.py
 
-# every notebook runs from top to bottom
+# every notebook runs from top to bottom (the topics are run by the runner)
 notebooks: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/foundations
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/90_reproduce.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/index.ipynb
+
+# what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
+reference: setup
+	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
+	$(BIN)/confnb store runs/mnist
+	cp runs/mnist/figures/mc-F2a.png nbs/images/
 
 pages: setup
 	$(BIN)/confnb pages --out runs/pages
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_search.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_maxconfidence.py
 
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto (https://quarto.org/docs/get-started); 'make pages' gives offline pages without it"; exit 1; }
