@@ -115,9 +115,9 @@ def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = 
         ax.plot(half[failure], half.success, "o", color=line(name)["color"], markersize=6, markeredgecolor="white", zorder=5)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #c252fef5
+# %% ../nbs/topics/30_maxconfidence.ipynb #e9ddeccb
 Optimizer = Callable[..., Found | Tensor]
-SURE = math.log(1 - 1e-6)  # a log-probability above which a target is done
+SURE = math.log(1 - 1e-5)  # a log-probability above which a target is done
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:
