@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .runtime import check_images, check_labels, predict
 from .search import Ball, CrossEntropy, Found, LogConfidence, WrongConfidence, maximize, with_confidence
 
-# %% ../nbs/foundations/05_attacks.ipynb #31bc90ef
+# %% ../nbs/foundations/05_attacks.ipynb #02323e11
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -55,7 +55,19 @@ def pgd(
     x = check_images(x)
     y = check_labels(y, len(x))
     objective = CrossEntropy(y) if target is None else LogConfidence(_check_target(target, y))
-    found = maximize(model, objective, x, ball, steps, step_size, restarts, seed, start=start, keep=keep, batch_size=batch_size)
+    found = maximize(
+        model,
+        objective,
+        x,
+        ball,
+        steps,
+        step_size,
+        restarts,
+        seed,
+        start=start,
+        keep=keep,
+        batch_size=batch_size,
+    )
     return with_confidence(found, y)
 
 
@@ -63,11 +75,21 @@ def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
     target = torch.as_tensor(target, device=y.device)
     target = check_labels(target.expand(len(y)) if target.ndim == 0 else target, len(y), name="targets")
     if (target == y).any():
-        raise ValueError(f"the target is the right label for {int((target == y).sum())} of {len(y)} examples; a targeted attack needs a wrong class")
+        raise ValueError(
+            f"the target is the right label for {int((target == y).sum())} of {len(y)} examples; a targeted attack needs a wrong class"
+        )
     return target
 
-# %% ../nbs/foundations/05_attacks.ipynb #20dcdb9d
-def uniform_noise(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, draws: int = 1, seed: int | Tensor = 0, batch_size: int = 256) -> Found:
+# %% ../nbs/foundations/05_attacks.ipynb #11c2ae48
+def uniform_noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    draws: int = 1,
+    seed: int | Tensor = 0,
+    batch_size: int = 256,
+) -> Found:
     """The random point of the ball, out of `draws`, on which the model is surest of a wrong class.
 
     Parameters
@@ -92,9 +114,11 @@ def uniform_noise(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, draws: int
     y = check_labels(y, len(x))
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
-    return with_confidence(maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y)
+    return with_confidence(
+        maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y
+    )
 
-# %% ../nbs/foundations/05_attacks.ipynb #e5232a87
+# %% ../nbs/foundations/05_attacks.ipynb #d0d892f8
 def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Found:
     """The negatives 1 - x, with the log of the highest wrong-class probability as their value.
 
@@ -120,4 +144,6 @@ def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> F
     y = check_labels(y, len(x))
     z = 1 - x
     logits = predict(model, z, batch_size)
-    return with_confidence(Found(z, WrongConfidence(y)(logits), logits, torch.zeros(len(x), dtype=torch.int64, device=x.device)), y)
+    return with_confidence(
+        Found(z, WrongConfidence(y)(logits), logits, torch.zeros(len(x), dtype=torch.int64, device=x.device)), y
+    )

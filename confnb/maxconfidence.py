@@ -23,7 +23,7 @@ from .attacks import uniform_noise
 from .runtime import check_images, check_labels, chunks, predict, streams
 from .search import Ball, Found, LogConfidence, WrongConfidence, join, maximize, take, with_confidence
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #7663ceec
+# %% ../nbs/topics/30_maxconfidence.ipynb #cfd81d8e
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     "How many values exceed each threshold"
     return len(values) - np.searchsorted(np.sort(values), thresholds, side="right")
@@ -57,25 +57,44 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
         raise ValueError(f"level is the probability that a band holds the curve, in (0, 1), not {level}")
     for name, table in ("clean", clean), ("adversarial", adversarial):
         _check_table(name, table)
-    right, wrong = (clean.prediction == clean.label).to_numpy(), (adversarial.prediction != adversarial.label).to_numpy()
+    right, wrong = (
+        (clean.prediction == clean.label).to_numpy(),
+        (adversarial.prediction != adversarial.label).to_numpy(),
+    )
     sure, fooled = (t.confidence.to_numpy(float).clip(0, 1) for t in (clean, adversarial))
     t = np.unique(np.concatenate([sure, fooled, [0, 0.5, 1]]))
     success, failure = _above(sure[right], t) / len(sure), _above(fooled[wrong], t) / len(fooled)
     coverage = _above(sure, t) / len(sure)
     accuracy = np.divide(success, coverage, out=np.ones_like(t), where=coverage > 0)
     upper = np.where(t < 0.5, _above(fooled, t) / len(fooled), failure)
-    curve = pd.DataFrame({"threshold": t, "success": success, "failure": failure, "failure_upper": upper, "coverage": coverage, "accuracy": accuracy})
+    curve = pd.DataFrame(
+        {
+            "threshold": t,
+            "success": success,
+            "failure": failure,
+            "failure_upper": upper,
+            "coverage": coverage,
+            "accuracy": accuracy,
+        }
+    )
     for name, n in ("success", len(clean)), ("failure", len(adversarial)):
         half = math.sqrt(math.log(2 / (1 - level)) / (2 * n))
-        curve[f"{name}_low"], curve[f"{name}_high"] = (curve[name] - half).clip(0, 1), (curve[name] + half).clip(0, 1)
+        curve[f"{name}_low"], curve[f"{name}_high"] = (
+            (curve[name] - half).clip(0, 1),
+            (curve[name] + half).clip(0, 1),
+        )
     return curve
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #0b179bce
+# %% ../nbs/topics/30_maxconfidence.ipynb #0e73cfae
 def _check_table(name: str, table: pd.DataFrame) -> None:
     if missing := [c for c in ("label", "prediction", "confidence") if c not in table]:
-        raise ValueError(f"the {name} table lacks the column {', '.join(missing)}; records.evaluate writes such tables")
+        raise ValueError(
+            f"the {name} table lacks the column {', '.join(missing)}; records.evaluate writes such tables"
+        )
     if table.empty or not table.confidence.between(0, 1 + 1e-6).all():
-        raise ValueError(f"the {name} table must have rows, with confidences in [0, 1]; it has {len(table)} rows")
+        raise ValueError(
+            f"the {name} table must have rows, with confidences in [0, 1]; it has {len(table)} rows"
+        )
 
 
 def at(curve: pd.DataFrame, threshold: float) -> pd.Series:
@@ -90,8 +109,10 @@ def at(curve: pd.DataFrame, threshold: float) -> pd.Series:
         raise ValueError(f"a threshold lies in [0, 1], not at {threshold}")
     return curve.iloc[np.searchsorted(curve.threshold.to_numpy(), threshold, side="right") - 1]
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #ca776af2
-def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = True, failure: str = "failure") -> None:
+# %% ../nbs/topics/30_maxconfidence.ipynb #dcbcd385
+def plot_success_fail(
+    curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = True, failure: str = "failure"
+) -> None:
     """Nothing; draws success-fail curves by name into the matplotlib axes, as staircases, with their bands.
 
     Parameters
@@ -110,10 +131,31 @@ def plot_success_fail(curves: Mapping[str, pd.DataFrame], ax: Any, band: bool = 
     for name, curve in curves.items():
         ax.step(curve[failure][::-1], curve.success[::-1], where="post", **line(name))
         if band:
-            ax.fill_betweenx(curve.success, curve.failure_low, curve.failure_high, step="post", alpha=0.12, color=line(name)["color"], linewidth=0)
+            ax.fill_betweenx(
+                curve.success,
+                curve.failure_low,
+                curve.failure_high,
+                step="post",
+                alpha=0.12,
+                color=line(name)["color"],
+                linewidth=0,
+            )
         half = at(curve, 0.5)
-        ax.plot(half[failure], half.success, "o", color=line(name)["color"], markersize=6, markeredgecolor="white", zorder=5)
-    ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
+        ax.plot(
+            half[failure],
+            half.success,
+            "o",
+            color=line(name)["color"],
+            markersize=6,
+            markeredgecolor="white",
+            zorder=5,
+        )
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+        xlabel="failure rate on adversarial examples",
+        ylabel="success rate on clean examples",
+    )
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #e9ddeccb
 Optimizer = Callable[..., Found | Tensor]
@@ -125,8 +167,10 @@ def wrong_classes(y: Tensor, classes: int) -> Tensor:
     every = torch.arange(classes, device=y.device).expand(len(y), -1)
     return every[every != y[:, None]].reshape(len(y), classes - 1)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #282fbc3e
-def admit(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Tensor, batch_size: int = 256) -> Found:
+# %% ../nbs/topics/30_maxconfidence.ipynb #90b05825
+def admit(
+    model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Tensor, batch_size: int = 256
+) -> Found:
     """The result that anybody's points amount to: scored here, and with x itself in place of a point outside the set.
 
     This is the rule for ineligible points: what lies outside S(x), or is NaN, is never chosen; x always lies in S(x).
@@ -152,10 +196,12 @@ def admit(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Te
     eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
     z = ball.project(torch.where(eligible, z, x), x)
     logits = predict(model, z, batch_size)
-    passes = points.passes if isinstance(points, Found) else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    passes = (
+        points.passes if isinstance(points, Found) else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    )
     return with_confidence(Found(z, WrongConfidence(y)(logits), logits, passes), y)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #fa55e1d4
+# %% ../nbs/topics/30_maxconfidence.ipynb #e2f47561
 def bundle(*found: Found) -> Found:
     """Of several results for the same images, each example's point with the highest wrong-class confidence; the passes add up.
 
@@ -169,9 +215,13 @@ def bundle(*found: Found) -> Found:
     `mc` section 5 (attack bundling). Of equals the first is kept.
     """
     if not found or len({f.x.shape for f in found}) > 1:
-        raise ValueError(f"bundle needs one or more results for the same images, not {[tuple(f.x.shape) for f in found]}")
+        raise ValueError(
+            f"bundle needs one or more results for the same images, not {[tuple(f.x.shape) for f in found]}"
+        )
     if any(f.confidence is None for f in found):
-        raise ValueError("bundle compares wrong-class confidences, and a result has none; confnb.maxconfidence.admit adds it")
+        raise ValueError(
+            "bundle compares wrong-class confidences, and a result has none; confnb.maxconfidence.admit adds it"
+        )
     best, everyone = found[0], torch.arange(len(found[0].x), device=found[0].x.device)
     for other in found[1:]:
         best = _merge(best, everyone, other)
@@ -187,8 +237,17 @@ def _merge(best: Found, rows: Tensor, found: Found) -> Found:
     merged["passes"][rows] += found.passes
     return Found(**merged)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #39810025
-def every_class(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targets: Tensor, seeds: Tensor, optimizer: Optimizer, batch_size: int) -> Found:
+# %% ../nbs/topics/30_maxconfidence.ipynb #1cd058c8
+def every_class(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    targets: Tensor,
+    seeds: Tensor,
+    optimizer: Optimizer,
+    batch_size: int,
+) -> Found:
     """The search for each of `targets` (N, M), one after another for each example: a result with N * M rows.
 
     Parameters
@@ -210,15 +269,17 @@ def every_class(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targets: Ten
     found = optimizer(model, LogConfidence(flat), x[rows], take(ball, rows), seed=own)
     return admit(model, x[rows], y[rows], take(ball, rows), found, batch_size)
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #f9c8815a
+# %% ../nbs/topics/30_maxconfidence.ipynb #3ee373ad
 def most_confident(found: Found, y: Tensor, each: int) -> Found:
     """Of every `each` rows that belong to one example, labels `y` (N,), the one most sure of a wrong class; the passes add up."""
     value = WrongConfidence(y.repeat_interleave(each))(found.logits)
     folded = value.reshape(-1, each)
     best = folded.argmax(1) + each * torch.arange(len(folded), device=folded.device)
-    return Found(found.x[best], value[best], found.logits[best], found.passes.reshape(-1, each).sum(1), value[best].exp())
+    return Found(
+        found.x[best], value[best], found.logits[best], found.passes.reshape(-1, each).sum(1), value[best].exp()
+    )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #dfd66552
+# %% ../nbs/topics/30_maxconfidence.ipynb #befd3dd3
 @dataclass(frozen=True)
 class Round:
     """One round of the race: how many targets of each example run, for how many steps, from which step length to which (in units of eps)."""
@@ -235,9 +296,19 @@ RACE = (Round(1000, 1, 1.0, 1.0), Round(4, 3, 0.5, 0.2), Round(2, 5, 0.5, 0.1), 
 
 def _run(model: nn.Module, objective: Any, x: Tensor, ball: Ball, plan: Round, **settings: Any) -> Found:
     "The climb of one round"
-    return maximize(model, objective, x, ball, plan.steps, plan.first * ball.eps, decay=plan.last / plan.first, stop=SURE, **settings)
+    return maximize(
+        model,
+        objective,
+        x,
+        ball,
+        plan.steps,
+        plan.first * ball.eps,
+        decay=plan.last / plan.first,
+        stop=SURE,
+        **settings,
+    )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #e31348a0
+# %% ../nbs/topics/30_maxconfidence.ipynb #21385d8d
 @dataclass(frozen=True)
 class _Field:
     "Who still runs in the race: examples `rows`, their targets (M, T), and each target's best point so far and log-probability there"
@@ -251,10 +322,17 @@ class _Field:
         "The most promising `count` targets of the given examples"
         value, best = self.value[examples].topk(min(count, self.targets.shape[1]), 1)
         at_best = best.reshape(*best.shape, 1, 1, 1).expand(-1, -1, *self.points.shape[2:])
-        return _Field(self.rows[examples], self.targets[examples].gather(1, best), self.points[examples].gather(1, at_best), value)
+        return _Field(
+            self.rows[examples],
+            self.targets[examples].gather(1, best),
+            self.points[examples].gather(1, at_best),
+            value,
+        )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #70ef374a
-def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, classes: int, batch_size: int = 256) -> Found:
+# %% ../nbs/topics/30_maxconfidence.ipynb #6d9cc354
+def race(
+    model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, classes: int, batch_size: int = 256
+) -> Found:
     """The most confident mistakes that a successive halving over the targets finds.
 
     Parameters
@@ -272,7 +350,12 @@ def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, clas
     best = with_confidence(run(WrongConfidence(y), x, ball, OPENING, seed=seeds), y)
     targets = wrong_classes(y, classes)
     value = torch.log_softmax(best.logits, 1).gather(1, targets)
-    field = _Field(torch.arange(len(x), device=x.device), targets, best.x[:, None].expand(-1, classes - 1, *x.shape[1:]), value)
+    field = _Field(
+        torch.arange(len(x), device=x.device),
+        targets,
+        best.x[:, None].expand(-1, classes - 1, *x.shape[1:]),
+        value,
+    )
     for plan in RACE:
         field = field.pick((best.confidence[field.rows] < math.exp(SURE)).nonzero()[:, 0], plan.targets)
         if len(field.rows):
@@ -280,15 +363,33 @@ def race(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, clas
     return best
 
 
-def _race_round(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, plan: Round, best: Found, field: _Field) -> tuple[Found, _Field]:
+def _race_round(
+    run: Callable[..., Found],
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    seeds: Tensor,
+    plan: Round,
+    best: Found,
+    field: _Field,
+) -> tuple[Found, _Field]:
     "The best points and the field after one more round"
     each = field.targets.shape[1]
     rows = field.rows.repeat_interleave(each)
-    found = run(LogConfidence(field.targets.flatten()), x[rows], take(ball, rows), plan, start=field.points.flatten(0, 1), seed=seeds[rows.cpu()])
+    found = run(
+        LogConfidence(field.targets.flatten()),
+        x[rows],
+        take(ball, rows),
+        plan,
+        start=field.points.flatten(0, 1),
+        seed=seeds[rows.cpu()],
+    )
     best = _merge(best, field.rows, most_confident(found, y[field.rows], each))
-    return best, _Field(field.rows, field.targets, found.x.reshape(field.points.shape), found.value.reshape(-1, each))
+    return best, _Field(
+        field.rows, field.targets, found.x.reshape(field.points.shape), found.value.reshape(-1, each)
+    )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #7eb76352
+# %% ../nbs/topics/30_maxconfidence.ipynb #004ed464
 def max_confidence(
     model: nn.Module,
     x: Tensor,
@@ -349,23 +450,45 @@ def max_confidence(
     return join(parts)
 
 
-def _finder(model: nn.Module, classes: int, steps: int | None, step_size: float | None, optimizer: Optimizer | None, batch_size: int) -> Callable[..., Found]:
+def _finder(
+    model: nn.Module,
+    classes: int,
+    steps: int | None,
+    step_size: float | None,
+    optimizer: Optimizer | None,
+    batch_size: int,
+) -> Callable[..., Found]:
     "One run of the attack on a batch: the race, or the search for every class"
     if steps is None and step_size is not None:
         raise ValueError("step_size needs steps; leave both out for the race over the classes")
     if steps is not None and optimizer is not None:
-        raise ValueError("give steps or an optimizer, not both; functools.partial(maximize, steps=...) is an optimizer with steps")
+        raise ValueError(
+            "give steps or an optimizer, not both; functools.partial(maximize, steps=...) is an optimizer with steps"
+        )
     if steps is None and optimizer is None:
         return lambda x, y, ball, seeds: race(model, x, y, ball, seeds, classes, batch_size)
     optimizer = optimizer or partial(maximize, steps=steps, step_size=step_size, batch_size=batch_size)
 
     def every(x: Tensor, y: Tensor, ball: Ball, seeds: Tensor) -> Found:
-        return most_confident(every_class(model, x, y, ball, wrong_classes(y, classes), seeds, optimizer, batch_size), y, classes - 1)
+        return most_confident(
+            every_class(model, x, y, ball, wrong_classes(y, classes), seeds, optimizer, batch_size),
+            y,
+            classes - 1,
+        )
 
     return every
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #9605c471
-def public_recipe(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, steps: int = 40, step_size: float = 0.01, longer: int = 25, seed: int = 0) -> Found:
+# %% ../nbs/topics/30_maxconfidence.ipynb #973ac914
+def public_recipe(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    steps: int = 40,
+    step_size: float = 0.01,
+    longer: int = 25,
+    seed: int = 0,
+) -> Found:
     """The bundle of uniform noise, the attack with `steps`, and the attack with `longer` times the steps of 1/`longer` the length.
 
     Parameters
@@ -394,7 +517,7 @@ def public_recipe(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, steps: int
         max_confidence(model, x, y, ball, longer * steps, step_size / longer, seed=seed + 1),
     )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #638ebd2e
+# %% ../nbs/topics/30_maxconfidence.ipynb #d84729a5
 def threshold_for(held: pd.DataFrame, share: float) -> float:
     """The highest threshold at which at least `share` of the right answers in a clean held-out table are accepted.
 
@@ -412,7 +535,9 @@ def threshold_for(held: pd.DataFrame, share: float) -> float:
     """
     right = np.sort(held.confidence[held.prediction == held.label].to_numpy(float))
     if not len(right) or not 0 < share <= 1:
-        raise ValueError(f"a threshold needs right answers on held-out data and a share in (0, 1], not {len(right)} and {share}")
+        raise ValueError(
+            f"a threshold needs right answers on held-out data and a share in (0, 1], not {len(right)} and {share}"
+        )
     lowest = right[len(right) - math.ceil(share * len(right) - 1e-9)]
     return float(np.nextafter(lowest, -1))
 
@@ -439,5 +564,7 @@ def robust_error(clean: pd.DataFrame, adversarial: pd.DataFrame, threshold: floa
     if clean.label.tolist() != adversarial.label.tolist():
         raise ValueError("clean and adversarial must be tables of the same examples in the same order")
     answered = [t.confidence.to_numpy(float) > threshold for t in (clean, adversarial)]
-    wrong = [(t.prediction != t.label).to_numpy() & a for t, a in zip((clean, adversarial), answered, strict=True)]
+    wrong = [
+        (t.prediction != t.label).to_numpy() & a for t, a in zip((clean, adversarial), answered, strict=True)
+    ]
     return int((wrong[0] | wrong[1]).sum()), int((answered[0] | answered[1]).sum())

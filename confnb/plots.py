@@ -17,7 +17,7 @@ import pandas as pd
 
 from .runtime import write_whole
 
-# %% ../nbs/foundations/07_plots.ipynb #334474e6
+# %% ../nbs/foundations/07_plots.ipynb #ff3f6895
 PALETTE = {
     "undefended": "#0173b2",
     "regularised": "#de8f05",
@@ -28,7 +28,15 @@ PALETTE = {
     "loss-maximising PGD": "#949494",
     "upper bound": "#777777",
 }
-LINES = {"undefended": ":", "regularised": "--", "adversarially trained": "-", "CE": "--", "RCE": "-", "MaxConfidence": "-", "loss-maximising PGD": "--"}
+LINES = {
+    "undefended": ":",
+    "regularised": "--",
+    "adversarially trained": "-",
+    "CE": "--",
+    "RCE": "-",
+    "MaxConfidence": "-",
+    "loss-maximising PGD": "--",
+}
 OTHERS = ("#cc78bc", "#ca9161", "#56b4e9", "#949494", "#ece133")
 
 
@@ -70,14 +78,20 @@ def use_style() -> None:
     except (ImportError, AttributeError):
         pass  # not in a notebook: there is no inline backend to tell
 
-# %% ../nbs/foundations/07_plots.ipynb #89e35e48
+# %% ../nbs/foundations/07_plots.ipynb #b747142e
 def show_images(images: Any, titles: list[str] | None = None, columns: int = 10, size: float = 0.9) -> Any:
     """A figure with the images (N, C, H, W), pixels in [0, 1], in rows of `columns`, grey or in colour."""
     import matplotlib.pyplot as plt
 
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + (0.32 if titles else 0)) * rows), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(size * columns, (size + (0.32 if titles else 0)) * rows),
+        squeeze=False,
+        layout="constrained",
+    )
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
@@ -157,18 +171,27 @@ def _close(figure: Any) -> None:
 
     plt.close(figure)
 
-# %% ../nbs/foundations/07_plots.ipynb #652e48e1
+# %% ../nbs/foundations/07_plots.ipynb #4bc5f2e0
 def table_figure(table: pd.DataFrame) -> Any:
     """A figure of the table, its index as first columns, sized to its content."""
     import matplotlib.pyplot as plt
 
     flat = table.reset_index() if table.index.name or table.index.nlevels > 1 else table
     heads = [textwrap.fill(" ".join(map(str, c)) if isinstance(c, tuple) else str(c), 14) for c in flat.columns]
-    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in flat.itertuples(index=False)]
-    widths = [max(len(w) for cell in column for w in cell.split("\n")) + 2 for column in zip(heads, *cells, strict=True)]
-    fig, ax = plt.subplots(figsize=(0.085 * sum(widths) + 0.2, 0.27 * (len(cells) + max(h.count("\n") for h in heads) + 1) + 0.2))
+    cells = [
+        [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in flat.itertuples(index=False)
+    ]
+    widths = [
+        max(len(w) for cell in column for w in cell.split("\n")) + 2
+        for column in zip(heads, *cells, strict=True)
+    ]
+    fig, ax = plt.subplots(
+        figsize=(0.085 * sum(widths) + 0.2, 0.27 * (len(cells) + max(h.count("\n") for h in heads) + 1) + 0.2)
+    )
     ax.axis("off")
-    drawn = ax.table(cells, colLabels=heads, colWidths=[w / sum(widths) for w in widths], cellLoc="center", bbox=[0, 0, 1, 1])
+    drawn = ax.table(
+        cells, colLabels=heads, colWidths=[w / sum(widths) for w in widths], cellLoc="center", bbox=[0, 0, 1, 1]
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)
     for (row, _), cell in drawn.get_celld().items():

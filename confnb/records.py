@@ -21,7 +21,7 @@ from .models import outputs
 from .runtime import check_images, check_labels, fingerprint, predict, progress, remember
 from .search import Found, WrongConfidence
 
-# %% ../nbs/foundations/06_records.ipynb #e7e9493a
+# %% ../nbs/foundations/06_records.ipynb #e271be6b
 Attack = Callable[[nn.Module, Tensor, Tensor], Found | Tensor]
 Score = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -67,10 +67,20 @@ def evaluate(
     return pd.concat(tables, ignore_index=True)
 
 
-def _rows(model: nn.Module, x: Tensor, y: Tensor, name: str, found: Found | Tensor, scores: Mapping[str, Score], batch_size: int) -> pd.DataFrame:
+def _rows(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    name: str,
+    found: Found | Tensor,
+    scores: Mapping[str, Score],
+    batch_size: int,
+) -> pd.DataFrame:
     z = check_images(found.x if isinstance(found, Found) else found).to(x.device)
     if z.shape != x.shape:
-        raise ValueError(f"attack {name!r} returned points of shape {tuple(z.shape)} for images of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"attack {name!r} returned points of shape {tuple(z.shape)} for images of shape {tuple(x.shape)}"
+        )
     logits, features = outputs(model, z, batch_size) if scores else (predict(model, z, batch_size), None)
     y = check_labels(y, len(x), logits.shape[1])
     confidence, prediction = logits.softmax(1).max(1)
@@ -90,13 +100,19 @@ def _rows(model: nn.Module, x: Tensor, y: Tensor, name: str, found: Found | Tens
     table.insert(0, "index", np.arange(len(x)))
     return table
 
-# %% ../nbs/foundations/06_records.ipynb #1f6da63d
+# %% ../nbs/foundations/06_records.ipynb #3bcc95cd
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Nothing; the table is written to `path` as Parquet."""
     table.to_parquet(path, index=False)
 
 
-def evaluated(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack] | None = None, scores: Mapping[str, Score] | None = None) -> pd.DataFrame:
+def evaluated(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack] | None = None,
+    scores: Mapping[str, Score] | None = None,
+) -> pd.DataFrame:
     """The table of `evaluate`, from the cache where the same evaluation was made before.
 
     Parameters
@@ -119,7 +135,7 @@ def evaluated(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Atta
 
     return pd.concat([one(name) for name in (None, *(attacks or {}))], ignore_index=True)
 
-# %% ../nbs/foundations/06_records.ipynb #d69c3d28
+# %% ../nbs/foundations/06_records.ipynb #e622e5a8
 def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """The exact (Clopper-Pearson) confidence interval (low, high) for a probability, from `k` successes in `n` trials.
 
@@ -136,7 +152,9 @@ def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float
         `k`, `n` or `level` out of range.
     """
     if not (n >= 1 and 0 <= k <= n and 0 < level < 1):
-        raise ValueError(f"an interval needs 0 <= k <= n, n >= 1 and 0 < level < 1, not k = {k}, n = {n}, level = {level}")
+        raise ValueError(
+            f"an interval needs 0 <= k <= n, n >= 1 and 0 < level < 1, not k = {k}, n = {n}, level = {level}"
+        )
     interval = stats.binomtest(int(k), int(n)).proportion_ci(level, "exact")
     return float(interval.low), float(interval.high)
 
@@ -154,7 +172,10 @@ def auc(normal: Tensor | np.ndarray, adversarial: Tensor | np.ndarray) -> float:
     ValueError
         A sample is empty or holds NaN.
     """
-    a, b = (np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, dtype=np.float64).ravel() for s in (normal, adversarial))
+    a, b = (
+        np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, dtype=np.float64).ravel()
+        for s in (normal, adversarial)
+    )
     if not (len(a) and len(b)) or np.isnan(a).any() or np.isnan(b).any():
         raise ValueError("an AUC needs at least one normal and one adversarial score, and none may be NaN")
     ranks = stats.rankdata(np.concatenate([a, b]))[: len(a)]

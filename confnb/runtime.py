@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-# %% ../nbs/foundations/00_runtime.ipynb #56cef706
+# %% ../nbs/foundations/00_runtime.ipynb #684d39ba
 def pick_device(name: str = "auto") -> torch.device:
     """The device to work on: `name`, or for `"auto"` CUDA where there is one, else the CPU.
 
@@ -37,13 +37,17 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+        raise ValueError(
+            f"device {name!r} was asked for, but PyTorch sees no CUDA device here; use 'cpu' or 'auto'"
+        )
     return torch.device(name)
 
 
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in a Module of your own")
+        raise TypeError(
+            f"a model must be a torch.nn.Module, not {type(model).__name__}; wrap a function in a Module of your own"
+        )
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -52,7 +56,7 @@ def device_of(model: nn.Module) -> torch.device:
     first = next((t for t in (*model.parameters(), *model.buffers())), None)
     return torch.device("cpu") if first is None else first.device
 
-# %% ../nbs/foundations/00_runtime.ipynb #3aac50f9
+# %% ../nbs/foundations/00_runtime.ipynb #3130bc09
 def check_images(x: Tensor, dust: float = 1e-5) -> Tensor:
     """Images `x` (N, C, H, W), float, clipped to exactly [0, 1]; float32 unless they came as float64.
 
@@ -73,7 +77,9 @@ def check_images(x: Tensor, dust: float = 1e-5) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"images must be a torch.Tensor, not {type(x).__name__}; torch.as_tensor(x) makes one")
     if not x.is_floating_point():
-        raise TypeError(f"images must be floating point in [0, 1], not {x.dtype}; for 0..255 bytes use x.float() / 255")
+        raise TypeError(
+            f"images must be floating point in [0, 1], not {x.dtype}; for 0..255 bytes use x.float() / 255"
+        )
     if x.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), not {tuple(x.shape)}; one image is x[None]")
     if x.numel() == 0:
@@ -83,7 +89,9 @@ def check_images(x: Tensor, dust: float = 1e-5) -> Tensor:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("the images hold NaN or infinite pixels; look for a division by zero before this call")
     if low < -dust or high > 1 + dust:
-        raise ValueError(f"pixels must lie in [0, 1], but these run from {low:.4g} to {high:.4g}; {_range_advice(low, high)}")
+        raise ValueError(
+            f"pixels must lie in [0, 1], but these run from {low:.4g} to {high:.4g}; {_range_advice(low, high)}"
+        )
     return x.clamp(0, 1)
 
 
@@ -117,15 +125,19 @@ def check_labels(y: Tensor, n: int, classes: int | None = None, name: str = "lab
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(y).__name__}; torch.as_tensor(y) makes one")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"{name} must be integer class indices, not {y.dtype}; one-hot labels become indices by y.argmax(1)")
+        raise TypeError(
+            f"{name} must be integer class indices, not {y.dtype}; one-hot labels become indices by y.argmax(1)"
+        )
     if y.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one for each image, not {tuple(y.shape)}")
     if y.min() < 0 or (classes is not None and y.max() >= classes):
         top = "" if classes is None else f"..{classes - 1}"
-        raise ValueError(f"{name} must be class indices 0{top}, but these run from {int(y.min())} to {int(y.max())}")
+        raise ValueError(
+            f"{name} must be class indices 0{top}, but these run from {int(y.min())} to {int(y.max())}"
+        )
     return y.long()
 
-# %% ../nbs/foundations/00_runtime.ipynb #4637db2c
+# %% ../nbs/foundations/00_runtime.ipynb #85f35a13
 @contextmanager
 def borrow(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode with its parameters' gradients off; everything is put back on leaving.
@@ -142,7 +154,11 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
         model.eval()
         for p, _ in grads:
             p.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_of(model).type, enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device_of(model).type, enabled=False),
+        ):
             yield model
     finally:
         for m, mode in modes:
@@ -150,7 +166,7 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
         for p, on in grads:
             p.requires_grad_(on)
 
-# %% ../nbs/foundations/00_runtime.ipynb #dea9ca35
+# %% ../nbs/foundations/00_runtime.ipynb #ab9e933c
 def logits_of(model: nn.Module, x: Tensor, autocast: torch.dtype | None = None) -> Tensor:
     """The logits (N, K) of images `x` (N, C, H, W) in [0, 1], float32 (float64 for a float64 model).
 
@@ -173,7 +189,9 @@ def logits_of(model: nn.Module, x: Tensor, autocast: torch.dtype | None = None) 
         logits = model(x if first is None else x.to(first.dtype))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must map {tuple(x.shape)} images to logits of shape ({len(x)}, K), K >= 2, but gave {shape}")
+        raise ValueError(
+            f"the model must map {tuple(x.shape)} images to logits of shape ({len(x)}, K), K >= 2, but gave {shape}"
+        )
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -187,7 +205,9 @@ def check_logits(logits: Tensor) -> Tensor:
     """
     bad = ~torch.isfinite(logits).all(1)
     if bad.any():
-        raise ValueError(f"the model's logits are NaN or infinite for {int(bad.sum())} of {len(bad)} images; confidence has no meaning there")
+        raise ValueError(
+            f"the model's logits are NaN or infinite for {int(bad.sum())} of {len(bad)} images; confidence has no meaning there"
+        )
     return logits
 
 
@@ -214,9 +234,11 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
     """
     x, device = check_images(x), device_of(model)
     with borrow(model), torch.no_grad():
-        return torch.cat([check_logits(logits_of(model, x[s].to(device))).to(x.device) for s in chunks(len(x), batch_size)])
+        return torch.cat(
+            [check_logits(logits_of(model, x[s].to(device))).to(x.device) for s in chunks(len(x), batch_size)]
+        )
 
-# %% ../nbs/foundations/00_runtime.ipynb #20d586f2
+# %% ../nbs/foundations/00_runtime.ipynb #83cc4ae9
 def streams(seed: int | Tensor, n: int, *salt: int) -> Tensor:
     """One seed for each of `n` examples (n,), int64, from a seed (or from `n` seeds) and any `salt` such as a restart's number.
 
@@ -227,7 +249,9 @@ def streams(seed: int | Tensor, n: int, *salt: int) -> Tensor:
     """
     if isinstance(seed, Tensor):
         if seed.shape != (n,):
-            raise ValueError(f"seed must be one number or one for each of {n} examples, not of shape {tuple(seed.shape)}")
+            raise ValueError(
+                f"seed must be one number or one for each of {n} examples, not of shape {tuple(seed.shape)}"
+            )
         state = seed.cpu().numpy().astype(np.uint64)
     else:
         state = _scramble(np.full(n, seed % 2**64, np.uint64)) + np.arange(n, dtype=np.uint64)
@@ -286,7 +310,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     finally:
         beside.unlink(missing_ok=True)
 
-# %% ../nbs/foundations/00_runtime.ipynb #f8feb7c6
+# %% ../nbs/foundations/00_runtime.ipynb #ad019c22
 def fingerprint(*parts: Any) -> str:
     """A hash (16 hex digits) of tensors, arrays, dataclasses, modules, functions, containers and plain values.
 
@@ -330,11 +354,18 @@ def _feed(digest: Any, part: Any) -> None:
         say("partial")
         _feed(digest, [part.func, part.args, part.keywords])
     elif callable(part) and "<" not in getattr(part, "__qualname__", "<"):
-        say("function", part.__module__, part.__qualname__, getattr(getattr(part, "__code__", None), "co_code", b"").hex())
+        say(
+            "function",
+            part.__module__,
+            part.__qualname__,
+            getattr(getattr(part, "__code__", None), "co_code", b"").hex(),
+        )
     elif part is None or isinstance(part, (str, int, float, bool, torch.dtype, torch.device, Path)):
         say(type(part).__name__, repr(part))
     else:
-        raise TypeError(f"cannot take a fingerprint of {part!r}; give a dataclass, tensor, module, plain value, or a function defined by name")
+        raise TypeError(
+            f"cannot take a fingerprint of {part!r}; give a dataclass, tensor, module, plain value, or a function defined by name"
+        )
 
 
 def cache_dir() -> Path:
@@ -343,7 +374,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CONFNB_CACHE") or Path(home) / "confnb")
 
 
-def remember(kind: str, key: str, suffix: str, compute: Callable[[], Any], save: Callable[[Any, Path], None], load: Callable[[Path], Any]) -> Any:
+def remember(
+    kind: str,
+    key: str,
+    suffix: str,
+    compute: Callable[[], Any],
+    save: Callable[[Any, Path], None],
+    load: Callable[[Path], Any],
+) -> Any:
     """What `compute()` gives, from the cache where it is there and whole, else computed and kept.
 
     Parameters
@@ -365,7 +403,9 @@ def remember(kind: str, key: str, suffix: str, compute: Callable[[], Any], save:
                 raise ValueError("its hash is not the recorded one")
             return load(path)
         except Exception as e:
-            warnings.warn(f"the remembered {kind} {path.name} cannot be used ({e}); it is computed again", stacklevel=2)
+            warnings.warn(
+                f"the remembered {kind} {path.name} cannot be used ({e}); it is computed again", stacklevel=2
+            )
     result = compute()
     with write_whole(path) as f:
         save(result, f)

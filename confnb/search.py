@@ -6,7 +6,7 @@
 __all__ = ['Ball', 'Objective', 'Linf', 'L2', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin', 'take', 'Found',
            'join', 'step_lengths', 'with_confidence', 'maximize']
 
-# %% ../nbs/foundations/04_search.ipynb #263bd2a7
+# %% ../nbs/foundations/04_search.ipynb #8db1da67
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -16,15 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from .runtime import borrow, check_images, check_labels, check_logits, chunks, device_of, logits_of, normal, streams, uniform
+from confnb.runtime import (
+    borrow,
+    check_images,
+    check_labels,
+    check_logits,
+    chunks,
+    device_of,
+    logits_of,
+    normal,
+    streams,
+    uniform,
+)
 
-# %% ../nbs/foundations/04_search.ipynb #94a04717
+# %% ../nbs/foundations/04_search.ipynb #5bfbca99
 def _per_example(value: float | Tensor, like: Tensor) -> Tensor | float:
     "A number as it is; one number for each example as a column that broadcasts over images"
     if not isinstance(value, Tensor) or value.ndim == 0:
         return float(value)
     if value.shape != like.shape[:1]:
-        raise ValueError(f"eps must be one number or one for each of {len(like)} examples, not of shape {tuple(value.shape)}")
+        raise ValueError(
+            f"eps must be one number or one for each of {len(like)} examples, not of shape {tuple(value.shape)}"
+        )
     return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -34,7 +47,9 @@ def _check_length(value: float | Tensor, most: float, name: str) -> None:
     if not (low > 0 and math.isfinite(high)):
         raise ValueError(f"{name} must be positive and finite, not {low:g}")
     if high > most:
-        raise ValueError(f"{name} = {high:g} looks like the 0..255 scale; pixels lie in [0, 1], so say {high:g}/255")
+        raise ValueError(
+            f"{name} = {high:g} looks like the 0..255 scale; pixels lie in [0, 1], so say {high:g}/255"
+        )
 
 
 def _norms(delta: Tensor, order: float) -> Tensor:
@@ -80,7 +95,7 @@ class Linf:
         """The step of L-inf length 1 that gains most: the gradient's sign."""
         return gradient.sign()
 
-# %% ../nbs/foundations/04_search.ipynb #339bc530
+# %% ../nbs/foundations/04_search.ipynb #77145df2
 @dataclass(frozen=True)
 class L2:
     """The points of the pixel box [0, 1] within Euclidean distance `eps` of x.
@@ -117,7 +132,9 @@ class L2:
         """A point drawn uniformly from the ball around each x, cut to the pixel box."""
         direction, d = normal(seeds, x), x[0].numel()
         radius = uniform(streams(seeds, len(x), 1), x.flatten(1)[:, :1]) ** (1 / d)
-        return self.project(x + _per_example(self.eps, x) * self.ascent(direction) * radius.reshape(-1, *[1] * (x.ndim - 1)), x)
+        return self.project(
+            x + _per_example(self.eps, x) * self.ascent(direction) * radius.reshape(-1, *[1] * (x.ndim - 1)), x
+        )
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """The step of Euclidean length 1 that gains most: the normalised gradient (zero where the gradient is zero)."""
@@ -130,10 +147,12 @@ def _in_box(z: Tensor, slack: float) -> Tensor:
 
 Ball = Linf | L2
 
-# %% ../nbs/foundations/04_search.ipynb #1a4bf9b4
+# %% ../nbs/foundations/04_search.ipynb #ce264789
 def _label_column(labels: int | Tensor, logits: Tensor, name: str) -> Tensor:
     labels = torch.as_tensor(labels, device=logits.device)
-    return check_labels(labels.expand(len(logits)) if labels.ndim == 0 else labels, len(logits), logits.shape[1], name)[:, None]
+    return check_labels(
+        labels.expand(len(logits)) if labels.ndim == 0 else labels, len(logits), logits.shape[1], name
+    )[:, None]
 
 
 @dataclass(frozen=True)
@@ -155,7 +174,7 @@ class CrossEntropy:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         return -log_softmax(logits, 1).gather(1, _label_column(self.label, logits, "labels"))[:, 0]
 
-# %% ../nbs/foundations/04_search.ipynb #c043f98e
+# %% ../nbs/foundations/04_search.ipynb #a411a05f
 @dataclass(frozen=True)
 class WrongConfidence:
     """max over j != label of log p(j | z): how sure the model is of its favourite wrong class, (N,)."""
@@ -173,7 +192,10 @@ class Margin:
     label: int | Tensor
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
-        return _without(logits, self.label).amax(1) - logits.gather(1, _label_column(self.label, logits, "labels"))[:, 0]
+        return (
+            _without(logits, self.label).amax(1)
+            - logits.gather(1, _label_column(self.label, logits, "labels"))[:, 0]
+        )
 
 
 def _without(values: Tensor, label: int | Tensor) -> Tensor:
@@ -183,7 +205,7 @@ def _without(values: Tensor, label: int | Tensor) -> Tensor:
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-# %% ../nbs/foundations/04_search.ipynb #359379df
+# %% ../nbs/foundations/04_search.ipynb #364a4168
 def take(thing: Any, index: Tensor | slice) -> Any:
     """The same ball or objective for the examples at `index`; what holds no per-example tensor comes back as it is."""
     return _each_tensor(thing, lambda v: v[index.to(v.device) if isinstance(index, Tensor) else index])
@@ -192,7 +214,9 @@ def take(thing: Any, index: Tensor | slice) -> Any:
 def _each_tensor(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if not is_dataclass(thing) or isinstance(thing, type):
         return thing
-    changed = {f.name: change(v) for f in fields(thing) if isinstance(v := getattr(thing, f.name), Tensor) and v.ndim}
+    changed = {
+        f.name: change(v) for f in fields(thing) if isinstance(v := getattr(thing, f.name), Tensor) and v.ndim
+    }
     return replace(thing, **changed) if changed else thing
 
 
@@ -225,11 +249,13 @@ class Found:
     passes: Tensor
     confidence: Tensor | None = None
 
-# %% ../nbs/foundations/04_search.ipynb #57f11f2a
+# %% ../nbs/foundations/04_search.ipynb #e014c41f
 def join(parts: list[Found]) -> Found:
     """One result from the results of consecutive batches."""
     column = lambda name: [getattr(p, name) for p in parts]  # noqa: E731
-    return Found(**{f.name: None if column(f.name)[0] is None else torch.cat(column(f.name)) for f in fields(Found)})
+    return Found(
+        **{f.name: None if column(f.name)[0] is None else torch.cat(column(f.name)) for f in fields(Found)}
+    )
 
 
 def step_lengths(steps: int, decay: float = 1.0) -> list[float]:
@@ -267,19 +293,35 @@ class _Best:
         better = (value >= value if always else value > self.value[rows]).nonzero()[:, 0]
         self.x[rows[better]], self.value[rows[better]] = z[better], value[better].to(self.value)
 
-# %% ../nbs/foundations/04_search.ipynb #157e111f
-def _value_and_gradient(model: nn.Module, objective: Objective, z: Tensor, autocast: torch.dtype | None) -> tuple[Tensor, Tensor]:
+# %% ../nbs/foundations/04_search.ipynb #c1ddc2d4
+def _value_and_gradient(
+    model: nn.Module, objective: Objective, z: Tensor, autocast: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
     "The objective at z and its gradient"
     value = objective(logits_of(model, z, autocast), z)
     if value.shape != z.shape[:1]:
-        raise ValueError(f"an objective must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}")
+        raise ValueError(
+            f"an objective must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}"
+        )
     if not value.requires_grad:
-        raise ValueError("no gradient flows from the objective back to the image; look for detach(), no_grad or NumPy in the model or the objective")
+        raise ValueError(
+            "no gradient flows from the objective back to the image; look for detach(), no_grad or NumPy in the model or the objective"
+        )
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient
 
 
-def _climb(model: nn.Module, task: _Task, z: Tensor, rows: Tensor, best: _Best, sizes: list[float], stop: float, last: bool, autocast: torch.dtype | None) -> None:
+def _climb(
+    model: nn.Module,
+    task: _Task,
+    z: Tensor,
+    rows: Tensor,
+    best: _Best,
+    sizes: list[float],
+    stop: float,
+    last: bool,
+    autocast: torch.dtype | None,
+) -> None:
     "Projected ascent from z, recorded in `best`; examples that reach `stop` leave the batch"
     for size in sizes:
         z.requires_grad_()
@@ -299,24 +341,32 @@ def _climb(model: nn.Module, task: _Task, z: Tensor, rows: Tensor, best: _Best, 
     with torch.no_grad():
         best.record(rows, z, task.objective(check_logits(logits_of(model, z, autocast)), z), always=last)
 
-# %% ../nbs/foundations/04_search.ipynb #e133b46d
-def _search(model: nn.Module, task: _Task, start: str | Tensor, seeds: Tensor, restarts: int, **settings: Any) -> Found:
+# %% ../nbs/foundations/04_search.ipynb #3692cb1b
+def _search(
+    model: nn.Module, task: _Task, start: str | Tensor, seeds: Tensor, restarts: int, **settings: Any
+) -> Found:
     "The climbs of one batch that is on the model's device already, and the score of the best points in float32"
     x = task.x
-    best = _Best(x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.int64, device=x.device))
+    best = _Best(
+        x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    )
     for restart in range(restarts):
         rows = (best.value < settings["stop"]).nonzero()[:, 0]
         if not len(rows):
             break
         mine = task.take(rows)
-        begin = mine.ball.random(mine.x, streams(seeds[rows.cpu()], len(rows), restart)) if isinstance(start, str) else start[rows]
+        begin = (
+            mine.ball.random(mine.x, streams(seeds[rows.cpu()], len(rows), restart))
+            if isinstance(start, str)
+            else start[rows]
+        )
         _climb(model, mine, mine.ball.project(begin, mine.x), rows, best, **settings)
     z = task.ball.project(best.x, x)
     with torch.no_grad():
         logits = check_logits(logits_of(model, z))
         return Found(z, task.objective(logits, z), logits, best.passes)
 
-# %% ../nbs/foundations/04_search.ipynb #ce1de1da
+# %% ../nbs/foundations/04_search.ipynb #99a04235
 def maximize(
     model: nn.Module,
     objective: Objective,
@@ -387,18 +437,40 @@ def maximize(
             size = step_size[s] if isinstance(step_size, Tensor) and step_size.ndim else step_size
             task = _task(take(objective, s), x[s], take(ball, s), size, max(steps, 1), device)
             begin = start if isinstance(start, str) else start[s].clone().to(task.x)
-            found = _search(model, task, begin, seeds[s], restarts, sizes=step_lengths(steps, decay), stop=stop, last=keep == "last", autocast=autocast)
+            found = _search(
+                model,
+                task,
+                begin,
+                seeds[s],
+                restarts,
+                sizes=step_lengths(steps, decay),
+                stop=stop,
+                last=keep == "last",
+                autocast=autocast,
+            )
             parts.append(_to(found, x.device))
     return join(parts)
 
-# %% ../nbs/foundations/04_search.ipynb #a363787a
-def _check_settings(x: Tensor, ball: Ball, steps: int, step_size: float | Tensor | None, restarts: int, decay: float, start: str | Tensor, stop: float, keep: str) -> None:
+# %% ../nbs/foundations/04_search.ipynb #b2c94fee
+def _check_settings(
+    x: Tensor,
+    ball: Ball,
+    steps: int,
+    step_size: float | Tensor | None,
+    restarts: int,
+    decay: float,
+    start: str | Tensor,
+    stop: float,
+    keep: str,
+) -> None:
     if steps < 0 or restarts < 1:
         raise ValueError(f"steps must be at least 0 and restarts at least 1, not {steps} and {restarts}")
     if step_size is not None:
         _check_length(step_size, ball.most, "step_size")
         if isinstance(step_size, Tensor) and step_size.ndim and step_size.shape != x.shape[:1]:
-            raise ValueError(f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(step_size.shape)}")
+            raise ValueError(
+                f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(step_size.shape)}"
+            )
     if math.isnan(stop):
         raise ValueError("stop must be a number to reach, not nan")
     if not isinstance(start, (str, Tensor)):
@@ -417,10 +489,19 @@ def _check_lengths(thing: Any, n: int) -> None:
     for f in fields(thing) if is_dataclass(thing) else ():
         v = getattr(thing, f.name)
         if isinstance(v, Tensor) and v.ndim and len(v) != n:
-            raise ValueError(f"{type(thing).__name__}: {f.name} holds {len(v)} values for {n} images; give one number or one for each image")
+            raise ValueError(
+                f"{type(thing).__name__}: {f.name} holds {len(v)} values for {n} images; give one number or one for each image"
+            )
 
 
-def _task(objective: Objective, x: Tensor, ball: Ball, step_size: float | Tensor | None, steps: int, device: torch.device) -> _Task:
+def _task(
+    objective: Objective,
+    x: Tensor,
+    ball: Ball,
+    step_size: float | Tensor | None,
+    steps: int,
+    device: torch.device,
+) -> _Task:
     x = x.detach().clone().to(device)  # a clone: tensors made in inference mode cannot take part in a gradient
     length = 2.5 * _per_example(ball.eps, x) / steps if step_size is None else _per_example(step_size, x)
     return _Task(_to(objective, device), x, _to(ball, device), x.new_ones(len(x), *[1] * (x.ndim - 1)) * length)

@@ -47,7 +47,7 @@ def exhaustive(run, model, x, y, ball, classes, rows_at_once=512):
     targets = wrong_classes(y, classes).flatten()
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes - 1)
     points = torch.cat([run(x[rows[s]], y[rows[s]], targets[s]) for s in chunks(len(rows), rows_at_once)])
-    return most_confident(admit(model, x[rows], y[rows], take(ball, rows), points, rows_at_once), classes - 1)
+    return most_confident(admit(model, x[rows], y[rows], take(ball, rows), points, rows_at_once), y, classes - 1)
 
 
 def with_foolbox(model, eps):
