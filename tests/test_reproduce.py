@@ -285,3 +285,13 @@ def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
     while os.path.exists(f"/proc/{pid}") and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
         assert time.time() < patience, "the kernel still runs"
         time.sleep(0.1)
+
+
+def test_a_long_silence_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr(r, "SILENCE", 0.5)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
+    heard = list(r._follow(child, tmp_path))
+    assert 1 <= len(heard) <= 4 and set(heard) == {None}
+    log = tmp_path / "a.log"
+    log.write_text("Executing Cell 1---\nEnding Cell 1---\nExecuting Cell 2---\n")
+    assert r._cells_begun(log) == 2
