@@ -7,7 +7,7 @@ __all__ = ['Optimizer', 'SURE', 'OPENING', 'RACE', 'success_fail', 'at', 'plot_s
            'every_class', 'most_confident', 'Round', 'race', 'max_confidence', 'public_recipe', 'threshold_for',
            'robust_error']
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #f759973d
+# %% ../nbs/topics/30_maxconfidence.ipynb #fcb3c54b
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attacks import uniform_noise
 from .runtime import check_images, check_labels, chunks, predict, streams
-from .search import Ball, Found, LogConfidence, WrongConfidence, join, maximize, take, with_confidence
+from .search import Ball, Found, check_ball, LogConfidence, WrongConfidence, join, maximize, take, with_confidence
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #cfd81d8e
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -329,7 +329,7 @@ class _Field:
             value,
         )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #6d9cc354
+# %% ../nbs/topics/30_maxconfidence.ipynb #feb7f403
 def race(
     model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seeds: Tensor, classes: int, batch_size: int = 256
 ) -> Found:
@@ -359,7 +359,7 @@ def race(
     for plan in RACE:
         field = field.pick((best.confidence[field.rows] < math.exp(SURE)).nonzero()[:, 0], plan.targets)
         if len(field.rows):
-            best, field = _race_round(run, x, y, ball, seeds, plan, best, field)
+            best, field = _race_round(run, x, y, ball, plan, best, field)
     return best
 
 
@@ -368,7 +368,6 @@ def _race_round(
     x: Tensor,
     y: Tensor,
     ball: Ball,
-    seeds: Tensor,
     plan: Round,
     best: Found,
     field: _Field,
@@ -382,14 +381,13 @@ def _race_round(
         take(ball, rows),
         plan,
         start=field.points.flatten(0, 1),
-        seed=seeds[rows.cpu()],
     )
     best = _merge(best, field.rows, most_confident(found, y[field.rows], each))
     return best, _Field(
         field.rows, field.targets, found.x.reshape(field.points.shape), found.value.reshape(-1, each)
     )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #004ed464
+# %% ../nbs/topics/30_maxconfidence.ipynb #31561b9f
 def max_confidence(
     model: nn.Module,
     x: Tensor,
@@ -441,7 +439,7 @@ def max_confidence(
     y = check_labels(y, len(x), classes)
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, not {restarts}")
-    ball.project(x, x)  # refuses an eps for another number of images
+    check_ball(ball, len(x))
     find = _finder(model, classes, steps, step_size, optimizer, batch_size)
     seeds, parts = streams(seed, len(x)), []
     for s in chunks(len(x), max(1, 9 * batch_size // (classes - 1))):

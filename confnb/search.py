@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Ball', 'Objective', 'Linf', 'L2', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin', 'take', 'Found',
-           'join', 'step_lengths', 'with_confidence', 'maximize']
+           'join', 'step_lengths', 'with_confidence', 'maximize', 'check_ball']
 
 # %% ../nbs/foundations/04_search.ipynb #8db1da67
 import math
@@ -366,7 +366,7 @@ def _search(
         logits = check_logits(logits_of(model, z))
         return Found(z, task.objective(logits, z), logits, best.passes)
 
-# %% ../nbs/foundations/04_search.ipynb #99a04235
+# %% ../nbs/foundations/04_search.ipynb #73289f97
 def maximize(
     model: nn.Module,
     objective: Objective,
@@ -426,9 +426,8 @@ def maximize(
         Images, labels, eps, steps or a start that cannot be; logits that are NaN or infinite.
     """
     x = check_images(x)
-    if not isinstance(ball, Ball):
-        raise TypeError(f"ball must be a set such as Linf({ball}) or L2({ball}), not {type(ball).__name__}")
-    _check_lengths(objective, len(x)), _check_lengths(ball, len(x))
+    check_ball(ball, len(x))
+    _check_lengths(objective, len(x))
     _check_settings(x, ball, steps, step_size, restarts, decay, start, stop, keep)
     start = x if isinstance(start, str) and start == "here" else start
     seeds, device, parts = streams(seed, len(x)), device_of(model), []
@@ -451,7 +450,7 @@ def maximize(
             parts.append(_to(found, x.device))
     return join(parts)
 
-# %% ../nbs/foundations/04_search.ipynb #b2c94fee
+# %% ../nbs/foundations/04_search.ipynb #daf7c070
 def _check_settings(
     x: Tensor,
     ball: Ball,
@@ -483,6 +482,21 @@ def _check_settings(
         raise ValueError(f"start must be 'random', 'here' or a tensor of points, not {start!r}")
     if isinstance(start, Tensor) and check_images(start).shape != x.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, but the images have {tuple(x.shape)}")
+
+
+def check_ball(ball: Ball, n: int) -> None:
+    """Nothing; refuses what is no set, and an `eps` for another number of images than `n`.
+
+    Raises
+    ------
+    TypeError
+        `ball` is no set.
+    ValueError
+        Its `eps` holds another number of values.
+    """
+    if not isinstance(ball, Ball):
+        raise TypeError(f"ball must be a set such as Linf({ball}) or L2({ball}), not {type(ball).__name__}")
+    _check_lengths(ball, n)
 
 
 def _check_lengths(thing: Any, n: int) -> None:
