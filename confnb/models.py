@@ -7,7 +7,7 @@ __all__ = ['ARCHITECTURES', 'Normalize', 'PerImageStandardize', 'Residual', 'mod
            'GlobalAverage', 'preact_resnet', 'wide_resnet', 'seeded', 'build', 'logits_and_features', 'outputs',
            'features', 'save_weights', 'load_weights']
 
-# %% ../nbs/foundations/02_models.ipynb #83a6c845
+# %% ../nbs/foundations/02_models.ipynb #d2a80ad1
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .runtime import borrow, check_images, check_logits, chunks, device_of, logits_of, write_whole
+from .runtime import borrow, check_images, check_logits, in_batches, device_of, logits_of, write_whole
 
 # %% ../nbs/foundations/02_models.ipynb #3b1e3583
 class Normalize(nn.Module):
@@ -295,7 +295,7 @@ def build(name: str, shape: Sequence[int], classes: int, seed: int = 0, **settin
     with seeded(seed):
         return ARCHITECTURES[name](shape, classes, **settings)
 
-# %% ../nbs/foundations/02_models.ipynb #132ac4e6
+# %% ../nbs/foundations/02_models.ipynb #de4259ee
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
     "A list that holds the input of the linear layer that ran last"
@@ -341,7 +341,7 @@ def outputs(model: nn.Module, x: Tensor, batch_size: int = 256) -> tuple[Tensor,
     """
     x, device = check_images(x), device_of(model)
     with borrow(model), torch.no_grad():
-        parts = [logits_and_features(model, x[s].to(device)) for s in chunks(len(x), batch_size)]
+        parts = in_batches(lambda s: logits_and_features(model, x[s].to(device)), len(x), batch_size)
     logits, hidden = (torch.cat(p).to(x.device) for p in zip(*parts, strict=True))
     return check_logits(logits), hidden
 

@@ -36,7 +36,7 @@ class CrossEntropyLoss:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, progress: float) -> Tensor:
         return F.cross_entropy(model(x), y)
 
-# %% ../nbs/foundations/03_training.ipynb #04517980
+# %% ../nbs/foundations/03_training.ipynb #7a1ff0ac
 @dataclass(frozen=True)
 class Adversarial:
     """The mean cross-entropy of a batch at points that maximise it within a ball, a scalar.
@@ -51,6 +51,8 @@ class Adversarial:
         of each step, pixels in [0, 1]; the search's own default (2.5 eps / steps) when left out
     ramp
         the part of the training, in [0, 1], during which eps and step_size grow linearly from 0
+    autocast
+        the precision of the search, not of the training: "auto" is bfloat16 where the device gains by it, None float32
 
     Source: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks* (2017), equation 2.1.
     """
@@ -59,6 +61,7 @@ class Adversarial:
     steps: int = 7
     step_size: float | None = None
     ramp: float = 0.
+    autocast: torch.dtype | str | None = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.ramp <= 1:
@@ -70,7 +73,7 @@ class Adversarial:
         if share > 0:
             step_size = None if self.step_size is None else share * self.step_size
             x = maximize(model, CrossEntropy(y), x, replace(self.ball, eps=share * self.ball.eps), self.steps, step_size,
-                         seed=seed, keep="last", batch_size=len(x)).x
+                         seed=seed, keep="last", autocast=self.autocast, rescore=False, batch_size=len(x)).x
         return F.cross_entropy(model(x), y)
 
 # %% ../nbs/foundations/03_training.ipynb #78e7bd80
