@@ -165,7 +165,7 @@ class L2:
 def _in_box(z: Tensor, slack: float) -> Tensor:
     return ((z >= -slack) & (z <= 1 + slack)).flatten(1).all(1)
 
-# %% ../nbs/foundations/04_search.ipynb #be1558fd
+# %% ../nbs/foundations/04_search.ipynb #d210c034
 @dataclass(frozen=True)
 class L0:
     """The points of the pixel box [0, 1] that differ from x in at most `eps` values (a pixel has one in each channel).
@@ -195,7 +195,7 @@ class L0:
         return (rank < torch.as_tensor(self.eps, device=x.device).reshape(-1, 1)).reshape(x.shape)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
-        """The point of the set around x that is nearest to z: only the largest changes stay."""
+        """z cut to the box, with only its `eps` largest changes from x kept."""
         z = z.clamp(0, 1)
         return torch.where(self._first((z - x).abs().flatten(1), x), z, x)
 
@@ -517,7 +517,7 @@ class Steepest:
             state["sum"] = gradient = self.momentum * state["sum"] + _scaled(gradient, 1)
         return task.ball.project(z + step.length * task.unit * task.ball.ascent(gradient), task.x)
 
-# %% ../nbs/foundations/04_search.ipynb #10982819
+# %% ../nbs/foundations/04_search.ipynb #66a7978d
 @dataclass(frozen=True)
 class Halving:
     """Steps with momentum that halve, and return to the best point, where they stop paying.
@@ -529,7 +529,8 @@ class Halving:
     weight
         alpha: of the new step against the last movement
 
-    Source: Croce and Hein, *Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks* (2020), algorithm 1.
+    Source: Croce and Hein, *Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks* (2020), algorithm 1;
+    the best point takes the place of the current one *before* the step of a checkpoint.
     """
 
     share: float = 0.75
@@ -579,15 +580,14 @@ def _where(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _checkpoints(steps: int) -> dict[int, int]:
-    "The steps at which to look back, and how many steps each looks back on"
-    points, share, last = [0.0, 0.22], 0.22, 0
-    while points[-1] < 1:
-        share = max(share - 0.03, 0.06)
-        points.append(points[-1] + share)
-    at, found = [math.ceil(p * steps) for p in points[1:]], {}
-    for number in at:
+    "The steps at which to look back, and how many steps each looks back on; in whole hundredths, since .57 * 100 is above 57 in floats"
+    share, point, last, found = 22, 22, 0, {}
+    while last < steps:
+        number = -(-point * steps // 100)
         if number > last:
             found[number], last = number - last, number
+        share = max(share - 3, 6)
+        point += share
     return found
 
 # %% ../nbs/foundations/04_search.ipynb #1e58d6ce
@@ -758,7 +758,7 @@ def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tens
     "What decides which point is best: the rank, or the objective where there is none"
     return _ask(task.rank or task.objective, logits, z, hidden)
 
-# %% ../nbs/foundations/04_search.ipynb #8b7b9d18
+# %% ../nbs/foundations/04_search.ipynb #4d9693c8
 def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "At z: the objective, what ranks the points, the objective's gradient (zero where none arrives) and the logits"
     z = z.detach().requires_grad_()
@@ -772,18 +772,21 @@ def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None)
 
 
 def _leaving(value: Tensor, worth: Tensor, state: State, plan: _Plan, number: int) -> Tensor | None:
-    "Who is finished: those that reached `stop`, and those whose objective rose by less than a ten-thousandth in `patience` steps"
+    "Who is finished: those that reached `stop`, and those whose highest objective rose by less than a ten-thousandth in `patience` steps"
     done = worth >= plan.stop if plan.stop < torch.inf else None
-    if plan.patience and number % plan.patience == 0:
-        stalled = value <= state["mark"] + 1e-4 * state["mark"].abs()
-        state["mark"] = value
-        done = stalled if done is None else done | stalled
+    if plan.patience:
+        state["highest"] = torch.maximum(state["highest"], value)
+        if number % plan.patience == 0:
+            stalled = state["highest"] <= state["mark"] + 1e-4 * state["mark"].abs()
+            state["mark"] = state["highest"]
+            done = stalled if done is None else done | stalled
     return done if done is not None and done.any() else None
 
-# %% ../nbs/foundations/04_search.ipynb #03c5c27d
+# %% ../nbs/foundations/04_search.ipynb #69e837f1
 def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, plan: _Plan) -> None:
     "Ascent from z, recorded in `best`; examples that are finished leave the batch"
-    state = {"mark": z.new_full((len(z),), -torch.inf), **plan.rule.begin(task, z)}
+    low = z.new_full((len(z),), -torch.inf)
+    state = {"mark": low, "highest": low, **plan.rule.begin(task, z)}
     for number, length in enumerate(plan.lengths):
         value, worth, gradient, logits = _look(model, task, z, plan.autocast)
         best.passes[rows] += 1
@@ -850,7 +853,7 @@ def _warn_of(flat: Tensor) -> None:
             "and its result says nothing about the model; look for rounding, argmax, detach or saturated layers in it, or attack another way",
             NoGradient, stacklevel=3)
 
-# %% ../nbs/foundations/04_search.ipynb #8ee8ca33
+# %% ../nbs/foundations/04_search.ipynb #d0c81729
 def maximize(
     model: nn.Module,
     objective: Objective,
@@ -902,7 +905,7 @@ def maximize(
     stop
         an example whose value (or rank) reaches this is finished and leaves the batch
     patience
-        after every so many steps, an example whose objective rose by less than a ten-thousandth of itself leaves; 0 never
+        after every so many steps, an example whose highest objective rose by less than a ten-thousandth of itself leaves; 0 never
     keep
         the "best" point seen, or the "last" one as in textbook PGD
     rank
@@ -937,7 +940,7 @@ def maximize(
 
     def work(s: slice) -> tuple[Found, Tensor]:
         task = _task(take(objective, s), x[s], take(ball, s), take(size, s), take(rank, s), device, autocast)
-        begin = start if isinstance(start, str) else start[s].clone().to(task.x)
+        begin = start if isinstance(start, str) else torch.empty_like(task.x).copy_(start[s])
         found, flat = _search(model, task, begin, seeds[s], restarts, plan)
         return move(found, x.device), flat.cpu()
 

@@ -1,5 +1,7 @@
 import math
 import os
+import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,6 +138,123 @@ def test_chunks_cover_everything_once(n, size):
 def test_a_batch_size_below_one_is_refused():
     with pytest.raises(ValueError, match="batch size.*at least 1"):
         r.predict(tiny(), images(), batch_size=0)
+
+
+class Memory:
+    "Work that needs more memory than there is for slices longer than `most`"
+
+    def __init__(self, most):
+        self.most, self.asked = most, []
+
+    def __call__(self, s):
+        self.asked.append(s.stop - s.start)
+        if self.asked[-1] > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(range(s.start, s.stop))
+
+
+@given(n=st.integers(1, 40), size=st.integers(1, 50), most=st.integers(1, 50))
+def test_batches_too_large_for_memory_are_halved(n, size, most):
+    work = Memory(most)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        parts = r.in_batches(work, n, size)
+    assert sum(parts, []) == list(range(n)) and all(0 < len(p) <= min(size, most) for p in parts)
+    failed = [a for a in work.asked if a > most]
+    assert len(failed) == len(set(failed)) <= math.ceil(math.log2(n)) + 1 and work.asked[0] == min(n, size)
+    assert len(seen) == bool(failed)
+    if failed:
+        longest = max(map(len, parts))
+        assert seen[0].category is UserWarning and f"batches of {min(n, size)}: went on with {longest}; say batch_size={longest}" in str(seen[0].message)
+
+
+def test_no_memory_for_one_is_an_error():
+    work = Memory(0)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        r.in_batches(work, 9, 8)
+    assert work.asked == [8, 4, 2, 1]
+
+
+def test_what_is_done_is_not_done_again_where_memory_runs_out_later():
+    work = Memory(8)
+    later = lambda s: work(s) if s.start < 8 or s.stop - s.start <= 2 else Memory(0)(s)  # noqa: E731
+    with pytest.warns(UserWarning, match="batches of 8: went on with 2"):
+        parts = r.in_batches(later, 13, 8)
+    assert [len(p) for p in parts] == [8, 2, 2, 1] and sum(parts, []) == list(range(13))
+
+
+def test_other_errors_are_not_taken_for_memory():
+    with pytest.raises(RuntimeError, match="something else"):
+        r.in_batches(lambda s: (_ for _ in ()).throw(RuntimeError("something else")), 9, 8)
+
+
+def test_predictions_go_on_in_smaller_batches_where_memory_runs_out():
+    def hungry(x):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.flatten(1)
+
+    sizes, x = [], images(10)
+    with pytest.warns(UserWarning, match="out of memory with batches of 7: went on with 2") as seen:
+        logits = r.predict(Answers(hungry), x, batch_size=7)
+    assert torch.equal(logits, x.flatten(1)) and len(seen) == 1 and sizes == [7, 4] + [2] * 5
+    assert seen[0].filename == __file__
+
+
+def convolutions():
+    "A network with weights of several shapes, one of them shared, one frozen"
+    with seeded(0):
+        first, twice, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(64, 3)
+    first.weight.requires_grad_(False)
+    return nn.Sequential(first, twice, twice, nn.Flatten(), last)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_channels_lie_side_by_side_only_inside(broken):
+    model, x = convolutions(), torch.rand(2, 3, 6, 6, generator=r.generator(0))
+    model(x).sum().backward()
+    before = [(id(p), p.data_ptr(), p.stride(), p.clone(), p.requires_grad, p.grad is None) for p in model.parameters()]
+    with pytest.raises(KeyError) if broken else nullcontext(), r.channels_last(model) as lent:
+        assert lent is model
+        for p, (_, _, _, value, *_) in zip(model.parameters(), before, strict=True):
+            assert torch.equal(p, value) and (p.ndim < 4 or p.is_contiguous(memory_format=torch.channels_last))
+        assert not model[1].weight.is_contiguous()
+        inside = model(x)
+        if broken:
+            raise KeyError
+    assert torch.allclose(inside, model(x), atol=1e-6)
+    for p, (identity, memory, stride, value, needs, free) in zip(model.parameters(), before, strict=True):
+        assert (id(p), p.data_ptr(), p.stride(), p.requires_grad, p.grad is None) == (identity, memory, stride, needs, free)
+        assert torch.equal(p, value)
+
+
+@pytest.mark.parametrize("bfloat16, tiles, fast", [(False, False, None), (True, False, torch.bfloat16), (False, True, torch.bfloat16)])
+def test_the_fast_precision_is_what_the_processor_says(monkeypatch, bfloat16, tiles, fast):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    cpu = torch.device("cpu")
+    assert r.fast_dtype(cpu) is r.reduced("auto", cpu) is fast
+    assert r.reduced(None, cpu) is None and r.reduced(torch.bfloat16, cpu) is r.reduced(torch.bfloat16, torch.device("meta")) is torch.bfloat16
+    assert r.fast_dtype(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_fast_precision_is_what_the_card_says(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: there or including_emulation)
+    assert r.fast_dtype(torch.device("cuda")) is (torch.bfloat16 if there else None)
+
+
+def test_a_processor_that_cannot_be_asked_is_not_fast(monkeypatch):
+    for name in "_is_avx512_bf16_supported", "_is_amx_tile_supported":
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert r.fast_dtype(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("word", ["fast", "bfloat16", ""])
+def test_a_precision_that_is_no_word_is_refused(word):
+    with pytest.raises(ValueError, match=f"bfloat16, 'auto' or None, not '{word}'"):
+        r.reduced(word, torch.device("cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):

@@ -2,11 +2,15 @@ import math
 import random
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+import torchattacks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,8 +18,36 @@ from torch import nn
 from confnb.attacks import negative, pgd, uniform_noise
 from confnb.maxconfidence import max_confidence
 from confnb.models import outputs, seeded
-from confnb.runtime import generator, predict
-from confnb.search import L2, CrossEntropy, Linf, LogConfidence, Margin, WrongConfidence, maximize, step_lengths, take
+from confnb.runtime import fast_dtype, generator, predict
+from confnb.search import (
+    BOX,
+    DDN,
+    L0,
+    L2,
+    Adam,
+    CrossEntropy,
+    Found,
+    Halving,
+    Lead,
+    Linf,
+    LogConfidence,
+    Margin,
+    Nearest,
+    NoGradient,
+    OneFeature,
+    Steepest,
+    WrongConfidence,
+    alive,
+    distortion,
+    fold,
+    join,
+    maximize,
+    merge,
+    step_lengths,
+    take,
+    with_confidence,
+    wrong_classes,
+)
 
 
 def tiny(seed=0, classes=3, gain=3.0, dtype=torch.float32):
@@ -45,9 +77,10 @@ def log_softmax(logits):
 def lies_in(ball, z, x, slack=1e-6, beyond=0.0):
     "Whether each point lies in the ball (but for `slack`) and in the box (but for `beyond`), worked out in numpy and float64"
     z, x = (t.double().numpy().reshape(len(t), -1) for t in (z, x))
-    eps = np.asarray(ball.eps, dtype=float)
-    size = np.abs(z - x).max(1) if isinstance(ball, Linf) else np.sqrt(((z - x) ** 2).sum(1))
-    return (size <= eps + slack * np.maximum(eps, 1)) & (z.min(1) >= -beyond) & (z.max(1) <= 1 + beyond)
+    eps, changes = np.asarray(ball.eps, dtype=float), np.abs(z - x)
+    sizes = {Linf: changes.max(1), L2: np.sqrt((changes**2).sum(1)), L0: (changes > slack).sum(1)}
+    near = sizes[type(ball)] <= eps + (0 if isinstance(ball, L0) else slack * np.maximum(eps, 1))
+    return near & (z.min(1) >= -beyond) & (z.max(1) <= 1 + beyond)
 
 
 def objective_values(objective, logits):
@@ -64,44 +97,57 @@ def objective_values(objective, logits):
 
 @st.composite
 def balls(draw, n):
-    kind, top = draw(st.sampled_from([(Linf, 1.0), (L2, 8.0)]))
-    eps = st.floats(2**-10, top, width=32)
+    sizes = {Linf: st.floats(2**-10, 1.0, width=32), L2: st.floats(2**-10, 8.0, width=32), L0: st.integers(1, 40)}
+    kind = draw(st.sampled_from([*sizes, None]))
+    if kind is None:
+        return BOX
+    eps = sizes[kind]
     return kind(torch.tensor(draw(st.lists(eps, min_size=n, max_size=n)))) if draw(st.booleans()) else kind(draw(eps))
 
 
 seeds = st.integers(0, 2**32)
 kinds = st.sampled_from([LogConfidence, CrossEntropy, WrongConfidence, Margin])
 starts = st.sampled_from(["random", "here", "tensor", "outside"])
+ANYWHERE = {"steepest": Steepest(), "momentum": Steepest(0.9), "halving": Halving(), "adam": Adam(), "ddn": DDN(), "one up": OneFeature(), "one down": OneFeature(False)}
+RULES = {**ANYWHERE, "tanh": Adam("tanh")}  # the last is for boxes alone
+CONSTANT = {name: rule for name, rule in RULES.items() if name not in ("halving", "ddn")}  # their first steps do not depend on how many there are
+PAIRS = [(rule, kind) for rule in RULES for kind in (Linf, L2, L0) if rule != "tanh" or kind is Linf]
 
 
 @st.composite
-def problems(draw, dtype=torch.float32):
+def problems(draw, dtype=torch.float32, among=RULES):
+    "A model, an objective, images, a set, and how to search: a start, a rule that may go with the set, a rank"
     n, seed = draw(st.integers(1, 5)), draw(st.integers(0, 999))
-    how = draw(starts)
+    how, ball = draw(starts), draw(balls(n))
     start = {"tensor": images(n, seed + 1, dtype), "outside": (images(n, seed, dtype) > 0.5).to(dtype)}.get(how, how)
-    return tiny(seed, dtype=dtype), draw(kinds)(labels(n, seed)), images(n, seed, dtype), draw(balls(n)), start
+    rule = among[draw(st.sampled_from([r for r in among if r != "tanh" or isinstance(ball, Linf)]))]
+    rank = draw(kinds)(labels(n, seed + 1)) if draw(st.booleans()) else None
+    how = {"start": start, "rule": rule, "rank": rank}
+    return tiny(seed, dtype=dtype), draw(kinds)(labels(n, seed)), images(n, seed, dtype), ball, how
 
 
 climbs = st.fixed_dictionaries({
     "steps": st.integers(0, 5), "restarts": st.integers(1, 3), "seed": seeds, "decay": st.floats(0.01, 1), "batch_size": st.integers(1, 6),
-    "step_size": st.none() | st.floats(1e-3, 1), "stop": st.just(math.inf) | st.floats(-3, 3), "keep": st.sampled_from(["best", "last"])})
+    "step_size": st.none() | st.floats(1e-3, 1), "stop": st.just(math.inf) | st.floats(-3, 3), "keep": st.sampled_from(["best", "last"]),
+    "patience": st.sampled_from([0, 0, 1, 2, 3])})
 
 
 # What comes back
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 @given(problem=problems(), climb=climbs)
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_every_point_lies_in_its_set_and_is_scored_there(autocast, problem, climb):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     kept = x.clone()
-    found = maximize(model, objective, x, ball, start=start, autocast=autocast, **climb)
+    found = maximize(model, objective, x, ball, **how, autocast=autocast, **climb)
     assert torch.equal(x, kept) and found.x.shape == x.shape and found.x.dtype == torch.float32
     assert lies_in(ball, found.x, x).all() and ball.contains(found.x, x).all()
     assert found.logits.dtype == torch.float32 and torch.allclose(found.logits, predict(model, found.x), atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(found.value, objective_values(objective, found.logits), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found.value, objective_values(how["rank"] or objective, found.logits), atol=1e-5, rtol=1e-5)
     assert found.passes.dtype == torch.int64 and (found.passes <= climb["steps"] * climb["restarts"]).all()
-    assert climb["stop"] < math.inf or (found.passes == climb["steps"] * climb["restarts"]).all()
+    assert climb["stop"] < math.inf or climb["patience"] or (found.passes == climb["steps"] * climb["restarts"]).all()
+    assert found.seconds > 0 and found.confidence is None
 
 
 @given(ball=balls(4), seed=seeds, far=st.floats(0, 20))
@@ -142,31 +188,31 @@ def test_random_points_fill_the_ball(kind, eps):
 @given(problem=problems(torch.float64), climb=climbs)
 @settings(max_examples=40)
 def test_the_best_point_is_never_worse_than_the_start(problem, climb):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
-    here = maximize(model, objective, x, ball, start=start, **{**climb, "steps": 0})
-    there = maximize(model, objective, x, ball, start=start, **climb)
+    here = maximize(model, objective, x, ball, **how, **{**climb, "steps": 0})
+    there = maximize(model, objective, x, ball, **how, **climb)
     assert (there.value >= here.value - 1e-9).all()
 
 
 @given(problem=problems(torch.float64), climb=climbs)
 @settings(max_examples=40)
 def test_more_restarts_are_never_worse(problem, climb):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
-    values = [maximize(model, objective, x, ball, start=start, **{**climb, "restarts": n}).value for n in (1, 2, 4)]
+    values = [maximize(model, objective, x, ball, **how, **{**climb, "restarts": n}).value for n in (1, 2, 4)]
     assert (values[1] >= values[0] - 1e-9).all() and (values[2] >= values[1] - 1e-9).all()
 
 
 @given(problem=problems(torch.float64), climb=climbs, level=st.floats(0, 1))
 @settings(max_examples=60)
 def test_stopping_changes_nothing_about_who_gets_there(problem, climb, level):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
-    full = maximize(model, objective, x, ball, start=start, **climb)
+    full = maximize(model, objective, x, ball, **how, **climb)
     stop = torch.quantile(full.value, level, interpolation="nearest").item() - 1e-6
     assume((full.value - stop).abs().min() > 1e-7)
-    short = maximize(model, objective, x, ball, start=start, **{**climb, "stop": stop})
+    short = maximize(model, objective, x, ball, **how, **{**climb, "stop": stop})
     assert torch.equal(short.value >= stop, full.value >= stop)
     assert (short.passes <= full.passes).all() and (short.passes == full.passes)[full.value < stop].all()
 
@@ -208,33 +254,33 @@ def test_a_step_size_of_its_own_for_each_example():
 @given(problem=problems(torch.float64), climb=climbs, batch=st.integers(1, 6), noise=seeds)
 @settings(max_examples=40)
 def test_a_seed_gives_the_same_points_for_any_batch_size_and_global_seed(problem, climb, batch, noise):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     climb = {**climb, "stop": math.inf}
-    one = maximize(model, objective, x, ball, start=start, **climb)
+    one = maximize(model, objective, x, ball, **how, **climb)
     with seeded(noise):
-        other = maximize(model, objective, x, ball, start=start, **{**climb, "batch_size": batch})
+        other = maximize(model, objective, x, ball, **how, **{**climb, "batch_size": batch})
     assert torch.allclose(one.x, other.x, atol=1e-6)
 
 
 @given(problem=problems(torch.float64), climb=climbs, data=st.data())
 @settings(max_examples=40)
 def test_seeds_for_each_example_give_a_subset_the_same_points(problem, climb, data):
-    model, objective, x, ball, start = problem
+    model, objective, x, ball, how = problem
     own = torch.tensor(data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(x), max_size=len(x))))
     some = torch.tensor(data.draw(st.lists(st.sampled_from(range(len(x))), min_size=1, max_size=6)))
     climb = {**climb, "seed": own, "stop": math.inf}
-    every = maximize(model, objective, x, ball, start=start, **climb)
-    begin = start if isinstance(start, str) else start[some]
-    few = maximize(model, take(objective, some), x[some], take(ball, some), start=begin, **{**climb, "seed": own[some]})
+    every = maximize(model, objective, x, ball, **how, **climb)
+    few = maximize(model, take(objective, some), x[some], take(ball, some), **{k: take(v, some) for k, v in how.items()}, **{**climb, "seed": own[some]})
     assert torch.allclose(every.x[some], few.x, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind, eps", [(Linf, [0.01, 0.1, 0.5]), (L2, [0.1, 1.0, 4.0])])
-def test_eps_for_each_example_is_as_separate_calls(kind, eps):
+@pytest.mark.parametrize("rule, kind", PAIRS)
+def test_eps_for_each_example_is_as_separate_calls(rule, kind):
     model, x, y, own = tiny(dtype=torch.float64), images(3, dtype=torch.float64), labels(3), torch.arange(3)
-    together = maximize(model, CrossEntropy(y), x, kind(torch.tensor(eps, dtype=torch.float64)), 6, restarts=2, seed=own)
+    eps, settings = {Linf: [0.01, 0.1, 0.5], L2: [0.1, 1.0, 4.0], L0: [1, 3, 9]}[kind], {"restarts": 2, "rule": RULES[rule]}
+    together = maximize(model, CrossEntropy(y), x, kind(torch.tensor(eps)), 6, seed=own, **settings)
     for i in range(3):
-        alone = maximize(model, CrossEntropy(y[i : i + 1]), x[i : i + 1], kind(eps[i]), 6, restarts=2, seed=own[i : i + 1])
+        alone = maximize(model, CrossEntropy(y[i : i + 1]), x[i : i + 1], kind(eps[i]), 6, seed=own[i : i + 1], **settings)
         assert torch.allclose(alone.x[0], together.x[i], atol=1e-6)
 
 
@@ -246,6 +292,634 @@ def test_another_seed_gives_other_points_and_restarts_other_starts():
     assert len(twins.flatten(1).unique(dim=0)) == 4
     noise = [maximize(model, CrossEntropy(y), x, Linf(0.3), 0, restarts=k).value for k in (1, 64)]
     assert (noise[1] > noise[0]).all()
+
+
+# Sets
+
+@given(data=st.data(), seed=st.integers(0, 999))
+@settings(max_examples=60)
+def test_an_l0_set_keeps_the_largest_changes(data, seed):
+    x, eps = images(4, seed), np.array(data.draw(st.lists(st.integers(1, 40), min_size=4, max_size=4)))
+    z = images(4, seed + 1)
+    kept = L0(torch.tensor(eps)).project(z, x)
+    for kept_row, z_row, x_row, count in zip(*(t.double().numpy().reshape(4, -1) for t in (kept, z, x)), eps, strict=True):
+        largest = np.argsort(-np.abs(z_row - x_row), kind="stable")[:count]
+        expected = x_row.copy()
+        expected[largest] = z_row[largest]
+        np.testing.assert_array_equal(kept_row, expected)
+    assert L0(40).project(z, x).equal(z) and L0(3).project(5 * z - 2, x).aminmax() == (0, 1)
+
+
+def test_an_l0_set_counts_changed_values():
+    x = torch.full((4, 2, 3, 3), 0.5)
+    z = x.flatten(1).clone()
+    for i, changed in enumerate([0, 3, 4, 18]):
+        z[i, :changed] += 0.1
+    z = z.reshape(x.shape)
+    assert L0(3).contains(z, x).tolist() == [True, True, False, False]
+    assert L0(torch.tensor([1, 2, 4, 18])).contains(z, x).tolist() == [True, False, True, True]
+    assert L0(1).contains(x + 1e-7, x).all() and not L0(18).contains(x + 0.6, x).any() and not L0(18).contains(x * math.nan, x).any()
+
+
+def test_random_points_of_an_l0_set_change_so_many_values_anywhere():
+    x, counts = torch.full((3000, 1, 3, 3), 0.5), torch.arange(3000) % 9 + 1
+    z = L0(counts).random(x, torch.arange(3000)).flatten(1)
+    changed = z != 0.5
+    assert torch.equal(changed.sum(1), counts) and L0(counts).contains(z.reshape(x.shape), x).all()
+    assert (changed.float().mean(0) - 5 / 9).abs().max() < 0.05
+    np.testing.assert_allclose(torch.quantile(z[changed], torch.tensor([0.1, 0.5, 0.9])), [0.1, 0.5, 0.9], atol=0.02)
+
+
+def test_an_l0_step_goes_where_one_value_gains_most():
+    gradient = torch.tensor([[0.1, -0.5, 0.3], [0.0, 0.2, 0.1], [0.0, 0.0, 0.0]]).reshape(3, 1, 1, 3)
+    assert L0(2).ascent(gradient).flatten(1).tolist() == [[0, -1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_the_box_is_every_image():
+    x, z = images(6), images(6, 1)
+    far = z + 3 * torch.randn(z.shape, generator=generator(0))
+    assert torch.equal(BOX.project(far, x), far.clamp(0, 1)) and BOX.contains(z, x).all() and not BOX.contains(far, x).any()
+    low, high = BOX.bounds(x)
+    assert low.eq(0).all() and high.eq(1).all()
+    low, high = Linf(torch.linspace(0.1, 1, 6)).bounds(x)
+    pixels, eps = x.double().numpy(), np.linspace(0.1, 1, 6).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(low, np.maximum(pixels - eps, 0), atol=1e-6)
+    np.testing.assert_allclose(high, np.minimum(pixels + eps, 1), atol=1e-6)
+
+
+# Rules, against others' and against the papers
+
+def slopes(model, objective, z):
+    "The objective and its gradient at each point"
+    z = z.detach().requires_grad_()
+    value = objective(model(z), z)
+    return value.detach(), torch.autograd.grad(value.sum(), z)[0]
+
+
+def box_around(x, eps):
+    return lambda z: torch.minimum(torch.maximum(z, x - eps), x + eps).clamp(0, 1)
+
+
+def apgd(model, objective, x, eps, steps, weight=0.75, share=0.75):
+    """Algorithm 1 of Croce and Hein (2020) for one image: the best point and the last
+
+    As in the authors' program, the conditions are looked at when f(x_k) is known, so that x_k itself, not x_(k+1), gives way to the best point.
+    """
+    hundredths, project = [0, 22], box_around(x, eps)
+    while hundredths[-1] < 100:
+        hundredths.append(hundredths[-1] + max(hundredths[-1] - hundredths[-2] - 3, 6))
+    checkpoints = sorted({-(-p * steps // 100) for p in hundredths})
+    z, before, values, top, eta, at_last = x, x, [], -math.inf, 2 * eps, None
+    for k in range(steps):
+        value, gradient = slopes(model, objective, z)
+        values.append(value.item())
+        if values[-1] > top:
+            top, best, best_gradient = values[-1], z, gradient
+        if k in checkpoints[1:]:
+            last = checkpoints[checkpoints.index(k) - 1]
+            rises = sum(values[i + 1] > values[i] for i in range(last, k))
+            stuck = rises < share * (k - last) or at_last == (eta, top)
+            at_last = eta, top
+            if stuck:
+                eta, z, gradient = eta / 2, best, best_gradient
+        ahead, momentum = project(z + eta * gradient.sign()), z - before
+        before = z
+        z = ahead if k == 0 else project(z + weight * (ahead - z) + (1 - weight) * momentum)
+    return (z if slopes(model, objective, z)[0].item() > top else best), z
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3])
+@pytest.mark.parametrize("steps", [1, 7, 20, 33, 50])
+def test_halving_is_algorithm_1_of_apgd(steps, eps):
+    model, x, y = tiny(dtype=torch.float64), images(4, dtype=torch.float64), labels(4)
+    best, last = (maximize(model, CrossEntropy(y), x, Linf(eps), steps, rule=Halving(), start="here", keep=keep).x for keep in ("best", "last"))
+    for i in range(4):
+        expected = apgd(model, CrossEntropy(y[i : i + 1]), x[i : i + 1], eps, steps)
+        assert torch.allclose(best[i], expected[0], atol=1e-6) and torch.allclose(last[i], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("ball", [BOX, Linf(0.1)])
+def test_adam_on_pixels_is_that_of_torch_with_projection(ball):
+    model, x, y = tiny(dtype=torch.float64), images(4, dtype=torch.float64), labels(4)
+    z, project = x.clone().requires_grad_(), box_around(x, ball.eps)
+    adam = torch.optim.Adam([z], lr=0.02, maximize=True)
+    for _ in range(12):
+        z.grad = slopes(model, CrossEntropy(y), z)[1]
+        adam.step()
+        z.data = project(z.data)
+    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.02, rule=Adam(), start="here", keep="last")
+    assert torch.allclose(got.x, z, atol=1e-6)
+
+
+@pytest.mark.parametrize("ball", [BOX, Linf(0.2)])
+def test_adam_in_tanh_space_is_that_of_torch_through_tanh(ball):
+    model, x, y = tiny(dtype=torch.float64), images(4, dtype=torch.float64), labels(4)
+    start = ball.random(x, torch.arange(4))
+    low, high = (x - ball.eps).clamp(0, 1), (x + ball.eps).clamp(0, 1)
+    w = torch.atanh(0.999999 * (2 * (start - low) / (high - low) - 1)).requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.1, maximize=True, betas=(0.8, 0.99))
+    for _ in range(12):
+        adam.zero_grad()
+        z = low + (high - low) * (w.tanh() + 1) / 2
+        nn.functional.cross_entropy(model(z), y, reduction="sum").backward()
+        adam.step()
+    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.1, rule=Adam("tanh", 0.8, 0.99), start=start, keep="last")
+    assert torch.allclose(got.x, low + (high - low) * (w.tanh() + 1) / 2, atol=1e-4)
+    assert (got.x - start).abs().amax() > 0.05
+
+
+@pytest.mark.parametrize("momentum", [0.5, 1.0])
+def test_momentum_is_that_of_torchattacks(momentum):
+    model, x, y = tiny(dtype=torch.float64), images(dtype=torch.float64), labels()
+    attack = torchattacks.MIFGSM(model, eps=0.2, alpha=0.03, steps=11, decay=momentum)
+    expected = attack(x, y)
+    got, plain = (maximize(model, CrossEntropy(y), x, Linf(0.2), 11, 0.03, rule=r, start="here", keep="last") for r in (Steepest(momentum), Steepest()))
+    assert torch.allclose(got.x, expected, atol=1e-6) and not torch.allclose(got.x, plain.x, atol=1e-2)
+
+
+def ddn(model, wrong, x, steps, gamma=0.05):
+    "Algorithm 1 of Rony et al. (2019) for one image, the step annealed by a cosine from 1 to .01: the nearest wrong point, and the last"
+    delta, radius, least, nearest = torch.zeros_like(x), 1.0, math.inf, None
+    for k in range(steps + 1):
+        z = x + delta
+        value, gradient = slopes(model, wrong, z)
+        if value > 1e-4 and delta.norm() < least:
+            least, nearest = delta.norm(), z
+        if k == steps:
+            return nearest, z
+        length = 0.01 + (1 - 0.01) / 2 * (1 + math.cos(math.pi * k / steps))
+        delta = delta + length * gradient / gradient.norm()
+        radius = radius * (1 - gamma if value > 0 else 1 + gamma)
+        delta = (x + radius * delta / delta.norm()).clamp(0, 1) - x
+
+
+def test_ddn_is_algorithm_1():
+    model, x = tiny(gain=2.0, dtype=torch.float64), images(6, dtype=torch.float64)
+    y = predict(model, x).argmax(1)
+    settings = {"rule": DDN(), "rank": Nearest(x, Margin(y)), "start": "here"}
+    near, last = (maximize(model, Margin(y), x, BOX, 30, keep=keep, **settings) for keep in ("best", "last"))
+    for i in range(6):
+        nearest, end = ddn(model, Margin(y[i : i + 1]), x[i : i + 1], 30)
+        assert torch.allclose(last.x[i], end, atol=1e-6)
+        assert torch.allclose(near.x[i], nearest if nearest is not None else x[i], atol=1e-6)
+        assert near.value[i].isfinite() == (nearest is not None)
+    assert near.value.isfinite().sum() >= 3
+
+
+def test_one_feature_at_a_time_changes_the_value_that_gains_most():
+    model, x, y = tiny(dtype=torch.float64), images(dtype=torch.float64), labels()
+    for up in (True, False):
+        z = x.clone()
+        for _ in range(9):
+            gradient = slopes(model, CrossEntropy(y), z)[1].flatten(1).numpy()
+            for i, row in enumerate(z.view(len(x), -1).numpy()):
+                gain = np.where(row < 1 if up else row > 0, gradient[i] if up else -gradient[i], -np.inf)
+                row[gain.argmax()] = np.clip(row[gain.argmax()] + (0.4 if up else -0.4) * (gain.max() > 0), 0, 1)
+        got = maximize(model, CrossEntropy(y), x, L0(9), 9, 0.4, rule=OneFeature(up), start="here", keep="last")
+        assert torch.allclose(got.x, z, atol=1e-9) and ((got.x >= x) if up else (got.x <= x)).all()
+
+
+def test_one_feature_without_room_stands_still():
+    x, y = torch.ones(3, 1, 6, 6), labels(3)
+    assert torch.equal(maximize(tiny(), CrossEntropy(y), x, L0(4), 4, rule=OneFeature(), start="here", keep="last").x, x)
+
+
+def linear(seed=0, spread=0.1):
+    "A linear model of two classes, images near the middle of the box, their classes, and each one's distance to the hyperplane"
+    model, rng = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double(), generator(seed)
+    x = 0.5 + spread * (torch.rand(6, 1, 6, 6, generator=rng, dtype=torch.float64) - 0.5)
+    model[1].weight.data = torch.randn(2, 36, generator=rng, dtype=torch.float64)
+    w = model[1].weight.data[1] - model[1].weight.data[0]
+    model[1].bias.data = torch.stack([(x.flatten(1) @ w).mean(), torch.zeros(())]).double()
+    gap = x.flatten(1) @ w - model[1].bias.data[0]
+    return model.eval(), x, (gap > 0).long(), gap.abs() / w.norm(), w
+
+
+@given(seed=st.integers(0, 9999))
+@settings(max_examples=10)
+def test_ddn_finds_the_distance_to_a_hyperplane(seed):
+    model, x, y, distance, _ = linear(seed)
+    assume(distance.min() > 5e-3)
+    found = maximize(model, Margin(y), x, BOX, 150, rule=DDN(), rank=Nearest(x, Margin(y)), start="here")
+    got = (found.x - x).flatten(1).norm(dim=1)
+    assert (got >= distance).all() and (got <= 1.01 * distance).all() and (predict(model, found.x).argmax(1) != y).all()
+    np.testing.assert_allclose(found.value, -(got**2), atol=1e-12)
+
+
+@given(seed=st.integers(0, 9999), eps=st.floats(0.01, 1), rule=st.sampled_from(["steepest", "momentum", "halving"]))
+@settings(max_examples=30)
+def test_the_worst_point_of_a_linear_model_is_found_exactly(seed, eps, rule):
+    model, x, y, _, w = linear(seed, spread=1.0)
+    worst = (x + eps * ((1 - 2 * y)[:, None] * w).sign().reshape(x.shape)).clamp(0, 1)
+    found = maximize(model, Margin(y), x, Linf(eps), 20, rule=RULES[rule], seed=seed)
+    assert torch.allclose(found.x, worst, atol=1e-9)
+
+
+# Objectives
+
+@dataclass(frozen=True)
+class Pull:
+    "Minus the squared distance of the features from `centre`, and a little of everything else"
+
+    centre: float | torch.Tensor
+    hidden: ClassVar[bool] = True
+
+    def __call__(self, logits, z, features):
+        return -(features - self.centre).square().sum(1) / 10 + logits[:, 0] / 5 + z.flatten(1).mean(1)
+
+
+class Counted(nn.Module):
+    "A model that counts its calls and the images in each"
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.sizes = model, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.model(x)
+
+
+@dataclass(frozen=True)
+class Watch:
+    "A rule that moves nothing and keeps what it was shown"
+
+    seen: list
+
+    def first(self, eps, steps):
+        return 1.0
+
+    def begin(self, task, z):
+        return {}
+
+    def move(self, task, z, value, gradient, state, step):
+        self.seen.append((z, value, gradient))
+        return z
+
+
+def test_features_come_from_the_same_pass():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Look(Pull):
+        def __call__(self, logits, z, features):
+            seen.append((z.detach().clone(), logits.detach(), features.detach()))
+            return super().__call__(logits, z, features)
+
+    model, x = Counted(tiny()), images()
+    plain, y = maximize(model, CrossEntropy(0), x, Linf(0.2), 4, batch_size=2), labels()
+    calls, model.sizes = model.sizes, []
+    found = maximize(model, Look(0.5), x, Linf(0.2), 4, batch_size=2)
+    assert model.sizes == calls == [2] * 10 + [1] * 5 and plain.passes.tolist() == found.passes.tolist() == [4] * 5
+    for z, logits, features in seen:
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(outputs(model, z), (logits, features), strict=True))
+    for of in {"objective": Look(0.5)}, {"objective": CrossEntropy(y), "rank": Look(0.5)}, {"objective": Look(0.5), "rank": CrossEntropy(y)}:
+        model.sizes, seen[:] = [], []
+        maximize(model, x=x, ball=Linf(0.2), steps=4, **of)
+        decides = isinstance(of.get("rank", of["objective"]), Look)
+        assert model.sizes == [5] * 5 and len(seen) == 4 + decides
+    scored = Pull(0.5)(*(lambda z: (outputs(model, z)[0], z, outputs(model, z)[1]))(found.x))
+    assert torch.allclose(scored, found.value, atol=1e-5)
+
+
+def test_a_hidden_objective_with_a_centre_for_each_example_is_cut_with_the_batch():
+    model, x, centres = tiny(dtype=torch.float64), images(dtype=torch.float64), torch.rand(5, 144, generator=generator(3), dtype=torch.float64)
+    together = maximize(model, Pull(centres), x, L2(1.0), 6, seed=torch.arange(5), batch_size=3)
+    for i in range(5):
+        alone = maximize(model, Pull(centres[i : i + 1]), x[i : i + 1], L2(1.0), 6, seed=torch.tensor([i]))
+        assert torch.allclose(alone.x[0], together.x[i], atol=1e-6)
+
+
+OBJECTIVES = {"LogConfidence": LogConfidence, "CrossEntropy": CrossEntropy, "WrongConfidence": WrongConfidence, "Margin": Margin, "Lead": Lead, "hidden": lambda y: Pull(0.3),
+              "hidden, one each": lambda y: Pull(y.double()[:, None])}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_are_those_of_finite_differences(name):
+    model, x, y = tiny(dtype=torch.float64), images(3, dtype=torch.float64).clamp(0.1, 0.9), labels(3)
+    watch, objective, h = Watch([]), OBJECTIVES[name](y), 1e-5
+    maximize(model, objective, x, Linf(0.2), 1, rule=watch, start="here")
+    (_, value, gradient), = watch.seen
+
+    def at(z):
+        return maximize(model, objective, z, Linf(0.2), 0, start="here").value
+
+    assert torch.allclose(value, at(x))
+    for pixel in range(0, 36, 5):
+        push = torch.zeros(36, dtype=torch.float64).index_fill_(0, torch.tensor(pixel), h).reshape(1, 1, 6, 6)
+        np.testing.assert_allclose((at(x + push) - at(x - push)) / (2 * h), gradient.flatten(1)[:, pixel], atol=1e-6)
+
+
+def test_leads_and_distances_by_numpy():
+    logits, z, x, y = predict(tiny(), images(9)), images(9, 1), images(9), labels(9)
+    expected = []
+    for row, target in zip(logits.double().numpy(), y.numpy(), strict=True):
+        expected.append(row[target] - max(v for j, v in enumerate(row) if j != target))
+    expected = np.array(expected)
+    np.testing.assert_allclose(Lead(y)(logits), expected, atol=1e-6)
+    far = ((z - x).double().numpy().reshape(9, -1) ** 2).sum(1)
+    for kappa in (0.0, np.sort(expected)[4] + 1e-3):
+        ahead = expected > kappa + 1e-4
+        assert 0 < ahead.sum() < 9
+        np.testing.assert_allclose(Nearest(x, Lead(y), kappa)(logits, z), np.where(ahead, -far, -np.inf), rtol=1e-5)
+
+
+# What decides, who leaves, and what it cost
+
+@given(problem=problems(torch.float64, CONSTANT), climb=climbs)
+@settings(max_examples=40)
+def test_more_steps_of_constant_length_are_never_worse(problem, climb):
+    model, objective, x, ball, how = problem
+    climb = {**climb, "keep": "best", "stop": math.inf, "patience": 0, "decay": 1, "step_size": climb["step_size"] or 0.05}
+    values = [maximize(model, objective, x, ball, **how, **{**climb, "steps": n}).value for n in (0, 1, 3, 7)]
+    assert all((more >= less - 1e-9).all() for less, more in zip(values, values[1:], strict=False))
+
+
+@pytest.mark.parametrize("rule, kind", PAIRS)
+@pytest.mark.parametrize("leave", ["stop", "patience"])
+def test_who_leaves_changes_nothing_for_those_who_stay(rule, kind, leave):
+    ball = {Linf: BOX, L2: L2(1.0), L0: L0(8)}[kind]
+    model, x, y, own = tiny(dtype=torch.float64), images(5, dtype=torch.float64), labels(5), torch.arange(5)
+    settings = {"rule": RULES[rule], "step_size": 0.1 if rule in ("steepest", "halving", "adam", "tanh") else None}
+    here, there = (maximize(model, CrossEntropy(y), x, ball, n, seed=own, **settings).value.median().item() for n in (0, 8))
+    settings |= {"stop": (here + there) / 2} if leave == "stop" else {"patience": 1}
+    together = maximize(model, CrossEntropy(y), x, ball, 8, seed=own, **settings)
+    assert leave == "patience" or len(together.passes.unique()) > 1
+    for i in range(5):
+        alone = maximize(model, CrossEntropy(y[i : i + 1]), x[i : i + 1], ball, 8, seed=own[i : i + 1], **settings)
+        assert torch.allclose(alone.x[0], together.x[i], atol=1e-6) and alone.passes[0] == together.passes[i]
+
+
+@pytest.mark.parametrize("rank", [lambda x, y: Nearest(x, Margin(y)), lambda x, y: LogConfidence((y + 1) % 3), lambda x, y: Pull(0.2)])
+@pytest.mark.parametrize("rule", CONSTANT)
+def test_rank_decides_which_point_is_kept(rule, rank):
+    model, x, y = tiny(dtype=torch.float64), images(8, dtype=torch.float64), labels(8)
+    rank, settings = rank(x, y), {"rule": CONSTANT[rule], "start": "here"}
+    path = [maximize(model, CrossEntropy(y), x, Linf(0.3), n, 0.07, keep="last", **settings).x for n in range(8)]
+    scores = []
+    for z in path:
+        logits, features = outputs(model, z)
+        scores.append(rank(logits, z, features) if isinstance(rank, Pull) else rank(logits, z))
+    scores = torch.stack(scores)
+    found = maximize(model, CrossEntropy(y), x, Linf(0.3), 7, 0.07, rank=rank, **settings)
+    assert torch.allclose(found.value, scores.amax(0), atol=1e-9)
+    for i in range(8):
+        assert torch.allclose(found.x[i], path[scores[:, i].argmax()][i], atol=1e-9)
+    assert (scores.argmax(0) < 7).any()
+
+
+def test_a_rank_decides_when_to_stop():
+    model, x, y = tiny(), images(20), labels(20)
+    settings = {"rank": Margin(y), "start": "here"}
+    full = maximize(model, CrossEntropy(y), x, Linf(0.3), 20, **settings)
+    stop = full.value.median().item() - 1e-3
+    found = maximize(model, CrossEntropy(y), x, Linf(0.3), 20, stop=stop, **settings)
+    early = found.passes < 20
+    assert 0 < early.sum() < 20 and (found.value[early] >= stop).all() and (found.value[~early] < stop).sum() > 3
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_who_has_converged_leaves_and_passes_say_so(keep):
+    model, x, y, _, _ = linear(spread=1.0)
+    model, x, y = Counted(model), x[:3], y[:3]
+    sizes = torch.tensor([0.1, 0.025, 0.005])  # the corner is reached in 1, 4 and 20 steps
+    found = maximize(model, Margin(y), x, Linf(0.1), 30, sizes, start="here", patience=2, keep=keep)
+    assert found.passes.tolist() == [5, 7, 23]
+    assert model.sizes == [3] * 5 + [2] * 2 + [1] * 16
+    full = maximize(model, Margin(y), x, Linf(0.1), 30, sizes, start="here")
+    assert torch.allclose(found.x, full.x, atol=1e-9) and full.passes.tolist() == [30] * 3
+
+
+def found_with(passes, seed=0, seconds=1.5, confidence=True):
+    "A made-up result"
+    n, rng = len(passes), generator(seed)
+    logits = torch.randn(n, 3, generator=rng)
+    return Found(torch.rand(n, 1, 2, 2, generator=rng), torch.randn(n, generator=rng), logits, torch.tensor(passes),
+                 torch.rand(n, generator=rng) if confidence else None, seconds)
+
+
+def test_the_share_alive_is_who_paid_for_each_pass():
+    shares = alive(found_with([3, 1, 5, 3]))
+    assert shares.tolist() == [sum(p > k for p in (3, 1, 5, 3)) / 4 for k in range(5)] == [1, 0.75, 0.75, 0.25, 0.25]
+    assert alive(found_with([0, 0])).shape == (0,)
+    stopped = maximize(tiny(), CrossEntropy(labels(20)), images(20), L2(1.5), 15, stop=1.0)
+    assert torch.allclose((alive(stopped) * 20).sum(), stopped.passes.sum().float()) and (alive(stopped).diff() <= 0).all()
+
+
+@given(seed=st.integers(0, 99), scale=st.floats(0, 1))
+@settings(max_examples=20)
+def test_distortion_by_numpy(seed, scale):
+    x = torch.rand(4, 3, 5, 5, generator=generator(seed))
+    z = x + scale * (torch.rand(x.shape, generator=generator(seed + 1)) - x)
+    pixels = 255 * (z.double() - x.double()).numpy().reshape(4, -1)
+    np.testing.assert_allclose(distortion(z, x), np.sqrt((pixels**2).sum(1)) / np.sqrt(75), rtol=1e-5, atol=1e-5)
+
+
+def same_rows(a, i, b, j):
+    return all((p is None and q is None) or torch.equal(p[i], q[j]) for p, q in ((getattr(a, n), getattr(b, n)) for n in ("x", "value", "logits", "confidence")))
+
+
+@pytest.mark.parametrize("by, confidence", [("value", True), ("value", False), ("confidence", True)])
+@given(data=st.data())
+@settings(max_examples=20)
+def test_merging_is_a_loop_over_rows(by, confidence, data):
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)))
+    best, new = found_with([1, 2, 3, 4, 5, 6], 0, 1.5, confidence), found_with([10] * len(rows), 1, 0.25, confidence)
+    kept = replace(best, x=best.x.clone(), value=best.value.clone(), passes=best.passes.clone())
+    got, wins = merge(best, rows, new, by), 0
+    for i in range(6):
+        j = rows.tolist().index(i) if i in rows else None
+        wins_here = j is not None and getattr(new, by)[j] > getattr(best, by)[i]
+        assert same_rows(got, i, new, j) if wins_here else same_rows(got, i, best, i)
+        assert got.passes[i] == best.passes[i] + (10 if j is not None else 0)
+        wins += bool(wins_here)
+    assert got.seconds == 1.75
+    assert torch.equal(best.x, kept.x) and torch.equal(best.value, kept.value) and torch.equal(best.passes, kept.passes)
+
+
+def test_of_equals_the_first_is_kept():
+    best = found_with([1, 1])
+    got = merge(best, torch.arange(2), replace(found_with([2, 2], 1), value=best.value))
+    assert torch.equal(got.x, best.x) and got.passes.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("by", ["value", "confidence"])
+@pytest.mark.parametrize("each", [1, 2, 3, 6])
+def test_folding_is_a_loop_over_examples(each, by):
+    many = found_with([1, 2, 3, 4, 5, 6], 4)
+    got = fold(many, each, by)
+    assert len(got.x) == 6 // each and got.seconds == 1.5
+    for i in range(6 // each):
+        rows = range(each * i, each * (i + 1))
+        assert same_rows(got, i, many, max(rows, key=lambda r: getattr(many, by)[r].item())) and got.passes[i] == sum(r + 1 for r in rows)
+
+
+def test_joining_puts_rows_after_rows_and_adds_seconds():
+    parts = [found_with([1, 2], 0, 1.0), found_with([3], 1, 0.5)]
+    got = join(parts)
+    assert got.seconds == 1.5 and got.passes.tolist() == [1, 2, 3] and same_rows(got, 1, parts[0], 1) and same_rows(got, 2, parts[1], 0)
+    assert join([found_with([1], confidence=False)] * 2).confidence is None
+
+
+def test_confidence_is_that_of_the_best_wrong_class():
+    x, y = images(9), labels(9)
+    found = with_confidence(maximize(tiny(), CrossEntropy(y), x, Linf(0.1), 3), y)
+    p = np.exp(log_softmax(found.logits))
+    p[np.arange(9), y] = 0
+    np.testing.assert_allclose(found.confidence, p.max(1), rtol=1e-5)
+    others = wrong_classes(y, 3).tolist()
+    assert others == [[j for j in range(3) if j != label] for label in y.tolist()]
+
+
+def test_restarts_add_up_and_a_finished_example_pays_no_more():
+    x, y = images(20), labels(20)
+    assert (maximize(tiny(), CrossEntropy(y), x, L2(1.5), 4, restarts=3).passes == 12).all()
+    stop = maximize(tiny(), CrossEntropy(y), x, L2(1.5), 4).value.median().item() - 1e-3
+    once, thrice = (maximize(tiny(), CrossEntropy(y), x, L2(1.5), 4, restarts=n, stop=stop) for n in (1, 3))
+    there = once.value >= stop
+    assert 0 < there.sum() < 20 and torch.equal(once.passes[there], thrice.passes[there]) and (thrice.passes[~there] > 4).all()
+
+
+# Models without a gradient
+
+class Changed(nn.Module):
+    "A model whose images are changed on the way in, and its logits on the way out"
+
+    def __init__(self, before=lambda x: x, after=lambda logits, x: logits):
+        super().__init__()
+        self.model, self.before, self.after = tiny(), before, after
+
+    def forward(self, x):
+        return self.after(self.model(self.before(x)), x)
+
+
+FLAT = {
+    "rounds": (Changed(lambda x: (4 * x).round() / 4), 6),
+    "detaches": (Changed(after=lambda logits, x: logits.detach()), 6),
+    "ignores": (Changed(lambda x: torch.zeros_like(x)), 6),
+    "detaches a third": (Changed(after=lambda logits, x: torch.where((x[:, 0, 0, 0] > 0.7)[:, None], logits.detach(), logits)), 2),
+}
+
+
+@pytest.mark.parametrize("rule", ["steepest", "halving", "adam", "ddn"])
+@pytest.mark.parametrize("name", FLAT)
+def test_examples_without_a_gradient_are_counted_in_a_warning(name, rule):
+    (model, flat), x, y = FLAT[name], images(6).clamp(0, 0.5), labels(6)
+    x[:2, 0, 0, 0] = 1
+    settings = {"rule": RULES[rule], "start": "here", "restarts": 2, "batch_size": 4}
+    with pytest.warns(NoGradient, match=rf"exactly zero.* for {flat} of 6 examples \({flat / 6:.0%}\)") as seen:
+        found = maximize(model, CrossEntropy(y), x, Linf(0.1), 3, **settings)
+    assert len(seen) == 1 and seen[0].filename == __file__ and issubclass(NoGradient, UserWarning)
+    still = (found.x - x).flatten(1).abs().amax(1) == 0
+    assert still[:flat].all() and not still[flat:].any() and (found.passes == 6).all()
+
+
+@pytest.mark.parametrize("name, model, more", [
+    ("an ordinary model", tiny(), {}), ("no steps", FLAT["detaches"][0], {"steps": 0}), ("finished at the start", FLAT["detaches"][0], {"stop": -100.0}),
+    ("finished at the start, not the best", FLAT["rounds"][0], {"stop": -100.0, "keep": "last"})])
+def test_no_warning_where_nothing_stands_still(name, model, more):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = maximize(model, CrossEntropy(labels()), images(), Linf(0.1), **{"steps": 3, **more})
+    assert found.passes.max() == (1 if "stop" in more else more.get("steps", 3))
+
+
+def test_a_start_without_a_gradient_does_not_hide_one_that_has_it():
+    model = Changed(after=lambda logits, x: torch.where((x[:, 0, 0, 0] < 0.1)[:, None], logits.detach(), logits))
+    x = torch.full((4, 1, 6, 6), 0.15)  # every fourth random start lies in the flat corner
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maximize(model, CrossEntropy(labels(4)), x, Linf(0.1), 1, restarts=12)
+    with pytest.warns(NoGradient, match="4 of 4"):
+        maximize(model, CrossEntropy(labels(4)), x - 0.1, Linf(0.04), 1, restarts=3)
+
+
+# Memory and precision
+
+class Hungry(nn.Module):
+    "A model without memory for more than so many images at once"
+
+    def __init__(self, most):
+        super().__init__()
+        self.model, self.most, self.sizes = tiny(dtype=torch.float64), most, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(x)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_batch_too_large_for_memory_is_halved_and_changes_nothing(rule):
+    model, x, y = Hungry(3), images(11, dtype=torch.float64), labels(11)
+    eps = torch.linspace(0.1, 0.4, 11)
+    search = lambda m: maximize(m, CrossEntropy(y), x, Linf(eps), 4, rule=RULES[rule], restarts=2, seed=3, batch_size=8, patience=2)  # noqa: E731
+    with pytest.warns(UserWarning, match="out of memory with batches of 8: went on with 2; say batch_size=2") as seen:
+        found = search(model)
+    expected = search(model.model)
+    assert len(seen) == 1 and sorted(s for s in set(model.sizes) if s > 3) == [4, 8]
+    assert torch.allclose(found.x, expected.x, atol=1e-6) and torch.equal(found.passes, expected.passes)
+
+
+def test_one_image_too_much_for_memory_is_an_error_and_leaves_the_model():
+    model = Hungry(0).train()
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        found(model=model, x=images(7), y=labels(7))
+    assert model.sizes == [7, 4, 2, 1] and all(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_points_climbed_to_in_bfloat16_are_scored_in_float32(rule):
+    model, x, y = Counted(tiny()), images(), labels()
+    search = lambda **more: maximize(model, CrossEntropy(y), x, Linf(0.2), 4, rule=RULES[rule], autocast=torch.bfloat16, **more)  # noqa: E731
+    scored, calls = search(), len(model.sizes)
+    rough = search(rescore=False)
+    assert calls == 6 and len(model.sizes) == 11 and torch.equal(rough.x, scored.x)
+    np.testing.assert_allclose(scored.value, objective_values(CrossEntropy(y), predict(tiny(), scored.x)), atol=1e-5)
+    assert torch.allclose(scored.logits, predict(tiny(), scored.x), atol=1e-5) and scored.x.is_contiguous()
+    assert not torch.equal(rough.logits, scored.logits) and torch.allclose(rough.value, scored.value, atol=0.2)
+
+
+def test_a_rank_is_rescored_as_well():
+    model, x, y = tiny(), images(20), labels(20)
+    found = maximize(model, Margin(y), x, BOX, 20, rule=DDN(), rank=Nearest(x, Margin(y)), start="here", autocast=torch.bfloat16)
+    wrong = predict(model, found.x).argmax(1) != y
+    assert (wrong >= found.value.isfinite()).all() and found.value.isfinite().any()
+    np.testing.assert_allclose(found.value, Nearest(x, Margin(y))(found.logits, found.x))
+
+
+class Reports(nn.Module):
+    "A model that keeps in what precision and memory format its convolution ran"
+
+    def __init__(self):
+        super().__init__()
+        with seeded(0):
+            self.convolution, self.head, self.ran = nn.Conv2d(3, 4, 3), nn.Linear(64, 3), []
+
+    def forward(self, x):
+        z = self.convolution(x)
+        self.ran.append((z.dtype, x.is_contiguous(memory_format=torch.channels_last), self.convolution.weight.is_contiguous(memory_format=torch.channels_last)))
+        return self.head(z.tanh().flatten(1))
+
+
+@pytest.mark.parametrize("start", ["random", "here"])
+@pytest.mark.parametrize("fast", [torch.bfloat16, None])
+def test_auto_is_what_the_device_gains_by(monkeypatch, fast, start):
+    for name in "_is_avx512_bf16_supported", "_is_amx_tile_supported":
+        monkeypatch.setattr(torch.cpu, name, lambda: fast is not None, raising=False)
+    assert fast_dtype(torch.device("cpu")) is fast
+    model, x, y = Reports(), torch.rand(4, 3, 6, 6, generator=generator(0)), labels(4)
+    before = {name: (p.data_ptr(), p.stride(), p.clone()) for name, p in model.named_parameters()}
+    auto = maximize(model, CrossEntropy(y), x, Linf(0.2), 3, autocast="auto", start=start)
+    climbed, model.ran = model.ran, []
+    assert climbed[:4] == [(fast or torch.float32, fast is not None, fast is not None)] * 4
+    assert [dtype for dtype, *_ in climbed[4:]] == [torch.float32] * (fast is not None)
+    for name, p in model.named_parameters():
+        assert (p.data_ptr(), p.stride()) == before[name][:2] and torch.equal(p, before[name][2])
+    named = maximize(model, CrossEntropy(y), x, Linf(0.2), 3, autocast=fast, start=start)
+    assert torch.equal(auto.x, named.x) and auto.x.is_contiguous() and auto.logits.dtype == torch.float32
 
 
 # The model and everything global are left as they were
@@ -282,6 +956,7 @@ def everything(model):
     state = {f"mode {name}": m.training for name, m in model.named_modules()}
     for name, p in model.named_parameters():
         state |= {f"gradient on {name}": p.requires_grad, f"gradient of {name}": None if p.grad is None else p.grad.clone(), f"identity of {name}": id(p)}
+        state |= {f"memory of {name}": (p.data_ptr(), p.stride())}
     state |= {f"value of {name}": t.clone() for name, t in model.state_dict().items()}
     state |= {"torch": torch.get_rng_state(), "numpy": str(np.random.get_state()), "python": random.getstate()}
     state |= {"dtype": torch.get_default_dtype(), "grad": torch.is_grad_enabled(), "inference": torch.is_inference_mode_enabled()}
@@ -296,6 +971,11 @@ Tensor = torch.Tensor
 USES = {
     "maximize": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, restarts=2),
     "maximize in bfloat16": lambda m, x, y: maximize(m, Margin(y), x, L2(1.0), 3, autocast=torch.bfloat16),
+    "maximize, auto": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, autocast="auto"),
+    "Halving": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 10, rule=Halving(), patience=2),
+    "Adam": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, rule=Adam("tanh")),
+    "DDN": lambda m, x, y: maximize(m, Margin(y), x, Linf(0.2), 3, rule=DDN(), rank=Nearest(x, Margin(y))),
+    "hidden": lambda m, x, y: maximize(m, Pull(1.0), x, Linf(0.2), 3, rank=CrossEntropy(y)),
     "pgd": lambda m, x, y: pgd(m, x, y, Linf(0.2), 3),
     "targeted pgd": lambda m, x, y: pgd(m, x, y, Linf(0.2), 3, target=(y + 1) % 3),
     "uniform_noise": lambda m, x, y: uniform_noise(m, x, y, Linf(0.2), draws=4),
@@ -468,7 +1148,28 @@ BAD = {
     "tuple": (lambda: found(model=Spoiled(lambda z: (z, z))), ValueError, r"logits of shape \(5, K\).*tuple"),
     "one row": (lambda: found(model=Spoiled(lambda z: z[:1])), ValueError, r"logits of shape \(5, K\)"),
     "map": (lambda: found(model=Spoiled(lambda z: z[:, None])), ValueError, r"logits of shape \(5, K\)"),
-    "detached": (lambda: found(model=Spoiled(lambda z: z.detach())), ValueError, "gradient"),
+    "patience -1": (lambda: found(patience=-1), ValueError, "patience.*at least 0.*-1"),
+    "autocast word": (lambda: found(autocast="fast"), ValueError, "bfloat16, 'auto' or None.*'fast'"),
+    "Adam's space": (lambda: Adam("x"), ValueError, "'pixels' or 'tanh'.*'x'"),
+    "tanh in L2": (lambda: found(ball=L2(1.0), rule=Adam("tanh")), ValueError, "Linf or BOX, not L2"),
+    "tanh in L0": (lambda: found(ball=L0(3), rule=Adam("tanh")), ValueError, "Linf or BOX, not L0"),
+    "L0 0": (lambda: L0(0), ValueError, "L0.*positive"),
+    "L0 negative": (lambda: L0(-3), ValueError, "L0.*positive"),
+    "L0 half": (lambda: L0(0.5), ValueError, "L0.*whole.*0.5"),
+    "L0 a share": (lambda: L0(2.5), ValueError, "L0.*whole.*2.5"),
+    "L0 nan": (lambda: L0(math.nan), ValueError, "L0.*nan"),
+    "L0 one bad of many": (lambda: L0(torch.tensor([3, 0])), ValueError, "L0.*positive"),
+    "L0 one half of many": (lambda: L0(torch.tensor([3, 1.5])), ValueError, "L0.*whole"),
+    "L0 of another length": (lambda: found(ball=L0(torch.tensor([1, 2, 3]))), ValueError, "L0.*3 values for 5 images"),
+    "short rank": (lambda: found(rank=Margin(labels(3))), ValueError, "Margin.*label.*3 values for 5 images"),
+    "short objective in a rank": (lambda: found(rank=Nearest(images(), Margin(labels(3)))), ValueError, "Margin.*label.*3 values for 5 images"),
+    "short images in a rank": (lambda: found(rank=Nearest(images(3), Margin(0))), ValueError, "Nearest.*x.*3 values for 5 images"),
+    "rank's label too high": (lambda: found(rank=Margin(3)), ValueError, "labels.*0..2"),
+    "Lead's target too high": (lambda: maximize(tiny(), Lead(3), images(), Linf(0.1), 1), ValueError, "labels.*0..2"),
+    "rank's shape": (lambda: found(rank=lambda logits, z: logits), ValueError, r"one number for each of 5 images.*\(5, 3\)"),
+    "hidden without a linear layer": (lambda: maximize(nn.Flatten(), Pull(1.0), images(), Linf(0.1), 1), ValueError, "no nn.Linear"),
+    **{f"{name}, step_size of {n}": (lambda r=r, n=n: found(rule=r, step_size=torch.full((n,), 0.1)), ValueError, "step_size.*5")
+       for name, r in RULES.items() for n in (3, 7)},
     "function": (lambda: found(model=lambda z: z.flatten(1)), TypeError, "torch.nn.Module, not function"),
     "objective's shape": (lambda: maximize(tiny(), lambda logits, z: logits.sum(), images(), Linf(0.1), 1), ValueError, "objective.*5"),
 }
