@@ -36,6 +36,7 @@ notebooks: setup
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
 	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
+	$(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/04_search.ipynb runs/mnist/notebooks/04_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
 	cp runs/mnist/figures/mc-F2a.png nbs/images/
 
@@ -44,7 +45,9 @@ pages: setup
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_search.py
-	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_maxconfidence.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
 
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto (https://quarto.org/docs/get-started); 'make pages' gives offline pages without it"; exit 1; }

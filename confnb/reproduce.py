@@ -849,7 +849,7 @@ def reproduce(plan: Plan, say: Callable[[str], None] = print) -> list[str]:
         _write(plan.out / name, text)
     return [s for name, topic in told["topics"].items() for s in _complaints(name, topic, told)]
 
-# %% ../nbs/90_reproduce.ipynb #821f2197
+# %% ../nbs/90_reproduce.ipynb #06b35232
 def store(root: Path, run: str | Path, names: list[str] = ()) -> list[Path]:
     """The notebooks of the checkout `root` that now hold the outputs of `run`; all of them or none is written.
 
@@ -860,7 +860,7 @@ def store(root: Path, run: str | Path, names: list[str] = ()) -> list[Path]:
     run
         a folder that `reproduce` wrote
     names
-        topics; none means all that were run
+        topics; none means all notebooks that were run, foundations among them
 
     Raises
     ------
@@ -869,7 +869,9 @@ def store(root: Path, run: str | Path, names: list[str] = ()) -> list[Path]:
     """
     _need("nbdev")
     executed = {p.stem: p for p in (Path(run) / "notebooks").glob("[!.]*.ipynb")}
-    chosen = choose(root, list(names) or [t.name for t in topics(root) if t.stem in executed])
+    foundations = [Topic(p.stem, p) for p in sorted((root / "nbs" / "foundations").glob("*.ipynb"))]
+    chosen = [] if names else [t for t in [*topics(root), *foundations] if t.stem in executed]
+    chosen = chosen or choose(root, list(names))
     absent = [t.name for t in chosen if t.stem not in executed]
     if absent:
         raise Refusal(f"{run} holds no executed notebook of {', '.join(absent)}; `confnb reproduce` makes one")

@@ -277,7 +277,7 @@ def _without(values: Tensor, label: int | Tensor) -> Tensor:
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-# %% ../nbs/foundations/04_search.ipynb #6fc1cbb4
+# %% ../nbs/foundations/04_search.ipynb #f9fdb1aa
 @dataclass(frozen=True)
 class Lead:
     """logit_target, less the highest other logit: positive where the model answers `target`, (N,)."""
@@ -285,6 +285,7 @@ class Lead:
     target: int | Tensor
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
+        _label_column(self.target, logits, "targets")
         return -Margin(self.target)(logits)
 
 
@@ -299,16 +300,20 @@ class Nearest:
     wrong
         an objective such as `Margin(label)` or `Lead(target)`
     kappa
-        how far above 0 it must be; a ten-thousandth more is asked for, so that it still is when computed again
+        how far above 0 it must be
+    slack
+        how much more is asked for, in units of the largest logit, so that it still is above kappa when computed again
     """
 
     x: Tensor
     wrong: Objective
     kappa: float = 0.0
+    slack: float = 1e-5
 
     def __call__(self, logits: Tensor, z: Tensor) -> Tensor:
         distance = (z - self.x).flatten(1).square().sum(1)
-        return torch.where(self.wrong(logits, z) > self.kappa + 1e-4, -distance, -torch.inf)
+        enough = self.kappa + self.slack * logits.abs().amax(1)
+        return torch.where(self.wrong(logits, z) > enough, -distance, -torch.inf)
 
 # %% ../nbs/foundations/04_search.ipynb #f5ff6237
 def _ask(objective: Objective, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tensor:
@@ -590,7 +595,7 @@ def _checkpoints(steps: int) -> dict[int, int]:
         point += share
     return found
 
-# %% ../nbs/foundations/04_search.ipynb #1e58d6ce
+# %% ../nbs/foundations/04_search.ipynb #962ffe0b
 @dataclass(frozen=True)
 class Adam:
     """Adam on the pixels with projection, or on w where a point is low + (high - low) (tanh(w) + 1) / 2.
@@ -601,6 +606,9 @@ class Adam:
         "pixels", or "tanh" (for L-inf balls and the pixel box)
     first_decay, second_decay
         of the means of the gradient and of its square
+    reach
+        where a value at the wall of its box begins in tanh space, as a share of the way from the middle: nearer to 1 is more
+        exact, and further from any slope
 
     Source: Kingma and Ba (2014); Carlini and Wagner, *Towards Evaluating the Robustness of Neural Networks* (2017), section V.B.
     """
@@ -608,10 +616,13 @@ class Adam:
     space: str = "pixels"
     first_decay: float = 0.9
     second_decay: float = 0.999
+    reach: float = 0.999999
 
     def __post_init__(self) -> None:
         if self.space not in ("pixels", "tanh"):
             raise ValueError(f"space must be 'pixels' or 'tanh', not {self.space!r}")
+        if not 0 < self.reach < 1:
+            raise ValueError(f"reach is a share of the way to the wall, in (0, 1), not {self.reach}")
 
     def first(self, eps: Any, steps: int) -> Any:
         """The learning rate .01."""
@@ -626,7 +637,7 @@ class Adam:
             raise ValueError(f"the tanh space is that of a box, so it needs Linf or BOX, not {type(task.ball).__name__}")
         low, high = task.ball.bounds(task.x)
         inside = 2 * (z - low) / (high - low).clamp_min(1e-12) - 1
-        return means | {"low": low, "width": high - low, "w": torch.atanh(0.999999 * inside.clamp(-1, 1))}
+        return means | {"low": low, "width": high - low, "w": torch.atanh(self.reach * inside.clamp(-1, 1))}
 
     def move(self, task: Task, z: Tensor, value: Tensor, gradient: Tensor, state: State, step: Step) -> Tensor:
         """One step of Adam."""
@@ -644,7 +655,7 @@ class Adam:
         square = state["square"] / (1 - self.second_decay ** (step.number + 1))
         return step.length * mean / (square.sqrt() + 1e-8)
 
-# %% ../nbs/foundations/04_search.ipynb #f96de1d2
+# %% ../nbs/foundations/04_search.ipynb #a4190a5b
 @dataclass(frozen=True)
 class DDN:
     """Normalised steps on a sphere around x that shrinks where the value is above `level` and grows where it is not.
@@ -664,6 +675,10 @@ class DDN:
     level: float = 0.0
     gamma: float = 0.05
     radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma is the share by which the sphere grows and shrinks, in (0, 1), not {self.gamma}")
 
     def first(self, eps: Any, steps: int) -> Any:
         """1, as in the paper; later steps follow a cosine down to .01."""
@@ -782,7 +797,7 @@ def _leaving(value: Tensor, worth: Tensor, state: State, plan: _Plan, number: in
             done = stalled if done is None else done | stalled
     return done if done is not None and done.any() else None
 
-# %% ../nbs/foundations/04_search.ipynb #69e837f1
+# %% ../nbs/foundations/04_search.ipynb #d7a6c91a
 def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, plan: _Plan) -> None:
     "Ascent from z, recorded in `best`; examples that are finished leave the batch"
     low = z.new_full((len(z),), -torch.inf)
@@ -795,7 +810,7 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
         if not plan.last:
             best.record(rows, z, worth, logits)
         if (done := _leaving(value, worth, state, plan, number)) is not None:
-            best.flat[rows[done]] = False
+            best.flat[rows[worth >= plan.stop]] = False
             if plan.last:
                 best.record(rows[done], z[done], worth[done], logits[done], always=True)
             if done.all():

@@ -1165,7 +1165,7 @@ BAD = {
     "short objective in a rank": (lambda: found(rank=Nearest(images(), Margin(labels(3)))), ValueError, "Margin.*label.*3 values for 5 images"),
     "short images in a rank": (lambda: found(rank=Nearest(images(3), Margin(0))), ValueError, "Nearest.*x.*3 values for 5 images"),
     "rank's label too high": (lambda: found(rank=Margin(3)), ValueError, "labels.*0..2"),
-    "Lead's target too high": (lambda: maximize(tiny(), Lead(3), images(), Linf(0.1), 1), ValueError, "labels.*0..2"),
+    "Lead's target too high": (lambda: maximize(tiny(), Lead(3), images(), Linf(0.1), 1), ValueError, "targets.*0..2"),
     "rank's shape": (lambda: found(rank=lambda logits, z: logits), ValueError, r"one number for each of 5 images.*\(5, 3\)"),
     "hidden without a linear layer": (lambda: maximize(nn.Flatten(), Pull(1.0), images(), Linf(0.1), 1), ValueError, "no nn.Linear"),
     **{f"{name}, step_size of {n}": (lambda r=r, n=n: found(rule=r, step_size=torch.full((n,), 0.1)), ValueError, "step_size.*5")

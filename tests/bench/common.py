@@ -9,6 +9,10 @@ from pathlib import Path
 
 import torch
 
+from confnb.runtime import fast_dtype
+from confnb.search import Linf
+from confnb.training import Adversarial, CrossEntropyLoss, Recipe, SmoothingPairing
+
 RUNS = Path(__file__).resolve().parents[2] / "runs" / "bench"
 clock = statistics.median
 
@@ -35,8 +39,22 @@ def take_turns(repeats, calls, device):
     return seconds
 
 
-def batch_of(data, n, device):
-    return data.x_held[:n].to(device), data.y_held[:n].to(device)
+def batch_of(data, n, device, part="held"):
+    x, y = (data.x_held, data.y_held) if part == "held" else (data.x_test, data.y_test)
+    return x[:n].to(device), y[:n].to(device)
+
+
+def recipes(name):
+    "The radius, the architecture's settings, and each model's loss and recipe: those of the MaxConfidence topic's profiles"
+    if name == "digits":
+        return 0.2, {"filters": 16}, {
+            "undefended": (CrossEntropyLoss(), Recipe(epochs=12, batch_size=32)),
+            "regularised": (SmoothingPairing(), Recipe(epochs=20, batch_size=32)),
+            "PGD-trained": (Adversarial(Linf(0.2), 5, ramp=0.4), Recipe(epochs=20, batch_size=32, rate=0.002))}
+    return 0.3, {"filters": 32}, {
+        "undefended": (CrossEntropyLoss(), Recipe(epochs=2)),
+        "regularised": (SmoothingPairing(), Recipe(epochs=4)),
+        "PGD-trained": (Adversarial(Linf(0.3), 7, ramp=0.4), Recipe(epochs=4, rate=0.002))}
 
 
 def cell(value):
@@ -54,7 +72,7 @@ def markdown(rows):
 def report(name, parts, chosen):
     "Prints each part as a table and writes all of it to runs/bench/NAME.json"
     about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version(), "cpu": platform.processor() or platform.machine(),
-             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "climbs in": str(fast_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu")) or torch.float32), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
              **vars(chosen)}
     for title, rows in parts.items():
         print(f"\n{title}\n\n{markdown(rows)}")
