@@ -8,7 +8,7 @@ __all__ = ['Search', 'PLACES', 'LogOdds', 'log_odds', 'HighlyConfident', 'distan
            'NoGuarantee', 'Radii', 'reject', 'rejection_table', 'places', 'proposition_3', 'StraightThrough',
            'Envelope', 'Unrolled', 'Averaged', 'Guided', 'through', 'own_points', 'aimed', 'transferred']
 
-# %% ../nbs/topics/20_hcnn.ipynb #5f81a70f
+# %% ../nbs/topics/20_hcnn.ipynb #95105f9d
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .maxconfidence import max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, predict, streams
-from .search import Adam, Ball, Found, Linf, LogConfidence, Margin, fold, maximize, merge, take
+from .search import Adam, Ball, Found, Linf, LogConfidence, Margin, check_ball, fold, maximize, merge, take
 
 # %% ../nbs/topics/20_hcnn.ipynb #09a8e888
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def distance(z: Tensor, x: Tensor, norm: float = 2) -> Tensor:
     """|z - x| of each example, pixels in [0, 1], shape (N,); its gradient at z = x is zero."""
     return torch.linalg.vector_norm((z - x).flatten(1), ord=norm, dim=1)
 
-# %% ../nbs/topics/20_hcnn.ipynb #cabe1fa9
+# %% ../nbs/topics/20_hcnn.ipynb #ba968299
 def each_label(
     model: nn.Module,
     x: Tensor,
@@ -126,9 +126,11 @@ def each_label(
     `hcnn` equation 5 and algorithm 1; `man` equation 6.
     """
     x, ball = check_images(x), search_ball(xi)
-    classes = predict(model, x[:1]).shape[1]
+    if ball is not None:
+        check_ball(ball, len(x))
     if not 0 <= lam < math.inf or steps < 1:
         raise ValueError(f"lambda must be at least 0 and steps at least 1, not {lam} and {steps}")
+    classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
     target = torch.arange(classes, device=x.device).repeat(len(x))
     judge = HighlyConfident(target, x[rows], lam, norm) if lam else LogOdds(target)
@@ -278,7 +280,7 @@ class NearestConfident:
         sure = LogConfidence(self.target)(logits).exp() >= self.p
         return torch.where(sure, -distance(z, self.x, self.norm), -torch.inf)
 
-# %% ../nbs/topics/20_hcnn.ipynb #54c8e379
+# %% ../nbs/topics/20_hcnn.ipynb #297adbe4
 def ncn(
     model: nn.Module,
     x: Tensor,
@@ -286,7 +288,7 @@ def ncn(
     xi: float | Ball = 1.0,
     steps: int = 60,
     *,
-    weights: Sequence[float] = (10.0, 1000.0),
+    weights: Sequence[float] = (10.0, 100.0, 1000.0),
     norm: float = 2,
     step_size: float = 0.02,
     batch_size: int = 512,
@@ -330,6 +332,7 @@ def ncn(
         raise ValueError(f"ncn needs a confidence p in (0, 1) and a set with a positive radius, not p = {p} and xi = {xi}")
     if not weights or min(weights) <= 0 or list(weights) != sorted(weights):
         raise ValueError(f"the weights of the penalty must be positive and ascend, not {tuple(weights)}")
+    check_ball(ball, len(x))
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
     target = torch.arange(classes, device=x.device).repeat(len(x))

@@ -100,10 +100,16 @@ def _rows(
     table.insert(0, "index", np.arange(len(x)))
     return table
 
-# %% ../nbs/foundations/06_records.ipynb #3bcc95cd
+# %% ../nbs/foundations/06_records.ipynb #abf05ec8
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Nothing; the table is written to `path` as Parquet."""
     table.to_parquet(path, index=False)
+
+
+def _sources() -> str:
+    "A hash of the library's own code, of which any part may have a hand in an attack"
+    modules = [p for p in Path(confnb.__file__).parent.glob("*.py") if p.stem not in ("_modidx", "plots", "reproduce")]
+    return fingerprint([p.read_text(encoding="utf-8") for p in sorted(modules)])
 
 
 def evaluated(
@@ -125,7 +131,7 @@ def evaluated(
     TypeError
         An attack or score is a lambda or another thing without a name of its own.
     """
-    known = fingerprint(model, x, y, dict(scores or {}), confnb.__version__, torch.__version__)
+    known = fingerprint(model, x, y, dict(scores or {}), _sources(), confnb.__version__, torch.__version__)
 
     def one(name: str | None) -> pd.DataFrame:
         mine = {} if name is None else {name: attacks[name]}

@@ -165,7 +165,7 @@ class L2:
 def _in_box(z: Tensor, slack: float) -> Tensor:
     return ((z >= -slack) & (z <= 1 + slack)).flatten(1).all(1)
 
-# %% ../nbs/foundations/04_search.ipynb #d210c034
+# %% ../nbs/foundations/04_search.ipynb #e9fa4d6e
 @dataclass(frozen=True)
 class L0:
     """The points of the pixel box [0, 1] that differ from x in at most `eps` values (a pixel has one in each channel).
@@ -197,6 +197,8 @@ class L0:
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """z cut to the box, with only its `eps` largest changes from x kept."""
         z = z.clamp(0, 1)
+        if ((z != x).flatten(1).sum(1) <= torch.as_tensor(self.eps, device=x.device)).all():
+            return z
         return torch.where(self._first((z - x).abs().flatten(1), x), z, x)
 
     def contains(self, z: Tensor, x: Tensor, slack: float = 1e-6) -> Tensor:

@@ -51,7 +51,7 @@ def _check_p(p: float) -> None:
     if not 0 < p <= 1:
         raise ValueError(f"p is a confidence, in (0, 1], not {p}")
 
-# %% ../nbs/topics/10_separation.ipynb #ece5e991
+# %% ../nbs/topics/10_separation.ipynb #a4edd9d5
 def set_distance(points: Tensor, logits: Tensor, p: float, order: float = math.inf) -> float:
     """The smallest distance between two of the points that are p-confident for different labels; infinite where no two are.
 
@@ -80,7 +80,7 @@ def set_distance(points: Tensor, logits: Tensor, p: float, order: float = math.i
     if len(points) != len(logits):
         raise ValueError(f"there must be logits for each of {len(points)} points, not for {len(logits)}")
     sure, flat = confident(logits, p), points.flatten(1)
-    groups = [(flat[a], flat[~a & sure[:, j + 1 :].any(1)]) for j, a in enumerate(sure.unbind(1))]
+    groups = [(flat[a], flat[sure[:, j + 1 :].any(1)]) for j, a in enumerate(sure.unbind(1))]
     return min((torch.cdist(a, b, p=order).min().item() for a, b in groups if len(a) and len(b)), default=math.inf)
 
 # %% ../nbs/topics/10_separation.ipynb #68b6701c

@@ -1,5 +1,6 @@
 import math
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -1207,3 +1208,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_ten_thousand_images_hold_one_batch_of_gradients():
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 2 * 2**20
+
+
+# Compiled models
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))])
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for torch.compile")
+def test_a_compiled_model_is_searched_as_the_model_itself(device):
+    model, x, y = tiny().to(device), images().to(device), labels().to(device)
+    compiled = torch.compile(model, **({"mode": "reduce-overhead"} if device == "cuda" else {}))
+    for more in {}, {"stop": -0.5}:
+        plain, fast = (maximize(m, WrongConfidence(y), x, Linf(0.1), 6, **more) for m in (model, compiled))
+        torch.testing.assert_close(fast.x, plain.x, atol=1e-5, rtol=0)
+        assert torch.equal(fast.passes, plain.passes)
+    assert all(p.requires_grad for p in model.parameters()) and not model.training
