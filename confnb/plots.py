@@ -171,7 +171,7 @@ def _close(figure: Any) -> None:
 
     plt.close(figure)
 
-# %% ../nbs/foundations/07_plots.ipynb #4bc5f2e0
+# %% ../nbs/foundations/07_plots.ipynb #8f8333d6
 def table_figure(table: pd.DataFrame) -> Any:
     """A figure of the table, its index as first columns, sized to its content."""
     import matplotlib.pyplot as plt
@@ -194,7 +194,9 @@ def table_figure(table: pd.DataFrame) -> Any:
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)
+    lines = 1 + max(h.count("\n") for h in heads)
     for (row, _), cell in drawn.get_celld().items():
         cell.set(edgecolor="#dddddd", facecolor="#f3f3f3" if row == 0 else "white")
+        cell.set_height((lines if row == 0 else 1) / (len(cells) + lines))
     fig.subplots_adjust(0.01, 0.02, 0.99, 0.98)
     return fig

@@ -283,3 +283,12 @@ def test_in_step_sees_and_writes_what_differs(tmp_path, capsys):
     assert in_step.main(tmp_path, ["--write"]) == 0 and (tmp_path / "README.md").read_text() == text
     assert (tmp_path / "confnb/thing.py").read_text() == module and not (tmp_path / "confnb/gone.py").exists()
     assert (tmp_path / "confnb/own.py").exists() and (tmp_path / "confnb/__init__.py").read_text() == init
+
+
+def test_no_two_topics_publish_the_same_identifier():
+    seen = {}
+    for path in sorted((ROOT / "nbs" / "topics").glob("*.ipynb")):
+        code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+        for identifier in set(re.findall(r"""["']((?:hcnn|man|mc|rce|reg)-[A-Z]\d+[a-z]?)["']""", code)):
+            assert seen.setdefault(identifier, path.name) == path.name, f"{identifier}: {seen[identifier]} and {path.name}"
+    assert "mc-F2a" in seen

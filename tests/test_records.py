@@ -198,6 +198,14 @@ def test_another_question_is_asked_again(cache, other):
     assert CALLS == ["shifted"] * 3
 
 
+def test_another_library_is_asked_again(cache, monkeypatch):
+    model, (x, y) = network(), images()
+    evaluated(model, x, y, {"shifted": shifted})
+    monkeypatch.setattr("confnb.records.LIBRARY", "another")
+    evaluated(model, x, y, {"shifted": shifted})
+    assert CALLS == ["shifted"] * 2
+
+
 def test_what_has_no_name_cannot_be_remembered(cache):
     with pytest.raises(TypeError, match="lambda|local function") as e:
         evaluated(network(), *images(), {"a": lambda m, x, y: x})
