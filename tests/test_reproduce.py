@@ -276,7 +276,9 @@ def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
         (PUBLISH,),
         ("import os, time\nopen('pid', 'w').write(str(os.getpid()))\npublish('hcnn-T1', 'one')\ntime.sleep(600)",),
     )
-    child = subprocess.Popen([*RUN, "reproduce", "separation"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job's children would not
+    command = [sys.executable, "-c", hears + RUN[2], "reproduce", "separation"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "10_separation" in child.stdout.readline() and "hcnn-T1" in child.stdout.readline()
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
