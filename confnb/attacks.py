@@ -6,7 +6,7 @@
 __all__ = ['least_likely', 'fgsm', 'bim', 'ilcm', 'pgd', 'apgd', 'jsma', 'CarliniWagner', 'next_c', 'cw_l2', 'cw_hc', 'ddn',
            'cw_l2_fast', 'balance', 'cw_linf', 'uniform_noise', 'negative']
 
-# %% ../nbs/foundations/05_attacks.ipynb #82d441ef
+# %% ../nbs/foundations/05_attacks.ipynb #7e6f8a77
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,7 @@ from confnb.search import (
     maximize,
     merge,
     move,
+    scored,
     take,
     with_confidence,
 )
@@ -388,7 +389,7 @@ class CarliniWagner:
         distance = (z - self.x).flatten(1).square().sum(1)
         return -distance - self.c * (self.kappa - self.wrong(logits, z)).clamp_min(0)
 
-# %% ../nbs/foundations/05_attacks.ipynb #35d6510c
+# %% ../nbs/foundations/05_attacks.ipynb #98846168
 def next_c(c: Tensor, low: Tensor, high: Tensor, success: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The next c of each example's binary search, with its bounds: ten times as large until there is a success, then the middle.
 
@@ -405,8 +406,7 @@ def next_c(c: Tensor, low: Tensor, high: Tensor, success: Tensor) -> tuple[Tenso
 
 def _nothing(model: nn.Module, x: Tensor, batch_size: int) -> Found:
     "x itself, as the result of an attack that has found nothing yet"
-    logits = predict(model, x, batch_size)
-    return Found(x, x.new_full((len(x),), -torch.inf), logits, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+    return scored(model, lambda logits, z: z.new_full((len(z),), -torch.inf), x, batch_size)
 
 
 def _check_kappa(kappa: float) -> None:
@@ -752,7 +752,7 @@ def uniform_noise(
         maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y
     )
 
-# %% ../nbs/foundations/05_attacks.ipynb #d0d892f8
+# %% ../nbs/foundations/05_attacks.ipynb #7815d5ab
 def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Found:
     """The negatives 1 - x, with the log of the highest wrong-class probability as their value.
 
@@ -776,8 +776,4 @@ def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> F
     """
     x = check_images(x)
     y = check_labels(y, len(x))
-    z = 1 - x
-    logits = predict(model, z, batch_size)
-    return with_confidence(
-        Found(z, WrongConfidence(y)(logits), logits, torch.zeros(len(x), dtype=torch.int64, device=x.device)), y
-    )
+    return with_confidence(scored(model, WrongConfidence(y), 1 - x, batch_size), y)

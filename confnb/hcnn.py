@@ -8,7 +8,7 @@ __all__ = ['Search', 'PLACES', 'LogOdds', 'log_odds', 'HighlyConfident', 'distan
            'NoGuarantee', 'Radii', 'reject', 'rejection_table', 'places', 'proposition_3', 'StraightThrough',
            'Envelope', 'Unrolled', 'Averaged', 'Guided', 'through', 'own_points', 'aimed', 'transferred']
 
-# %% ../nbs/topics/20_hcnn.ipynb #95105f9d
+# %% ../nbs/topics/20_hcnn.ipynb #ab075374
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .maxconfidence import max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, predict, streams
-from .search import Adam, Ball, Found, Linf, LogConfidence, Margin, check_ball, fold, maximize, merge, take
+from .search import Adam, Ball, Found, Linf, LogConfidence, Margin, check_ball, fold, maximize, merge, scored, take
 
 # %% ../nbs/topics/20_hcnn.ipynb #09a8e888
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def distance(z: Tensor, x: Tensor, norm: float = 2) -> Tensor:
     """|z - x| of each example, pixels in [0, 1], shape (N,); its gradient at z = x is zero."""
     return torch.linalg.vector_norm((z - x).flatten(1), ord=norm, dim=1)
 
-# %% ../nbs/topics/20_hcnn.ipynb #ba968299
+# %% ../nbs/topics/20_hcnn.ipynb #3b419207
 def each_label(
     model: nn.Module,
     x: Tensor,
@@ -135,7 +135,7 @@ def each_label(
     target = torch.arange(classes, device=x.device).repeat(len(x))
     judge = HighlyConfident(target, x[rows], lam, norm) if lam else LogOdds(target)
     if ball is None:
-        return _standing(model, x[rows], judge, batch_size)
+        return scored(model, judge, x[rows], batch_size)
     seeds = streams(streams(seed, len(x))[rows.cpu()] + target.cpu(), len(rows))
     climb = partial(_climb, model, x[rows], take(ball, rows), seed=seeds, batch_size=batch_size, settings=settings)
     if not lam:
@@ -143,7 +143,7 @@ def each_label(
     found = climb(LogOdds(target), -(-steps // 2), start, rank=judge)
     return merge(found, torch.arange(len(rows), device=x.device), climb(judge, steps // 2, found.x)) if steps > 1 else found
 
-# %% ../nbs/topics/20_hcnn.ipynb #b77bcae1
+# %% ../nbs/topics/20_hcnn.ipynb #e02865e3
 def search_ball(xi: float | Ball) -> Ball | None:
     """The set to search: an L-inf ball of radius `xi` (pixels in [0, 1]), `xi` itself where it is a set, None for radius 0.
 
@@ -173,12 +173,6 @@ def _climb(
 ) -> Found:
     "One climb with steps from the radius down to a twentieth of it, unless the settings say otherwise"
     return maximize(model, objective, x, ball, steps, **{"step_size": ball.eps, "decay": 0.05, "start": start, "rank": rank} | common | settings)
-
-
-def _standing(model: nn.Module, x: Tensor, judge: Any, batch_size: int) -> Found:
-    "The images themselves, scored: a search of radius 0"
-    logits = predict(model, x, batch_size)
-    return Found(x, judge(logits, x), logits, torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
 # %% ../nbs/topics/20_hcnn.ipynb #d4291f4a
 def hcnn(model: nn.Module, x: Tensor, xi: float | Ball, lam: float, steps: int = 10, *, norm: float = 2, **settings: Any) -> Found:
@@ -357,7 +351,7 @@ def ncn(
         best = merge(best, feasible, found)
     return fold(best, classes)
 
-# %% ../nbs/topics/20_hcnn.ipynb #25017761
+# %% ../nbs/topics/20_hcnn.ipynb #58393846
 @dataclass(frozen=True)
 class NegativeEntropy:
     """Minus the Renyi entropy of F(z) of order `alpha` in nats, (N,): 1 is Shannon's, `math.inf` gives log max F(z).
@@ -410,7 +404,7 @@ def least_entropy(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     if ball is None:
-        return _standing(model, x, objective, batch_size)
+        return scored(model, objective, x, batch_size)
     return _climb(model, x, ball, objective, steps, "here", batch_size=batch_size, settings=settings)
 
 # %% ../nbs/topics/20_hcnn.ipynb #74d53f42

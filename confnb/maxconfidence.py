@@ -7,7 +7,7 @@ __all__ = ['Optimizer', 'SURE', 'OPENING', 'HOPEFUL', 'FINISH', 'SETTLED', 'RACE
            'admit', 'bundle', 'every_class', 'most_confident', 'Round', 'race', 'max_confidence', 'public_recipe',
            'threshold_for', 'robust_error']
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #12c9edfa
+# %% ../nbs/topics/30_maxconfidence.ipynb #ffaa4bc0
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from .attacks import uniform_noise
-from .runtime import check_images, check_labels, chunks, predict, streams
-from .search import Ball, Found, check_ball, fold, LogConfidence, WrongConfidence, join, maximize, merge, take, with_confidence, wrong_classes
+from .runtime import check_images, check_labels, chunks, device_of, predict, reduced, streams
+from .search import Ball, Found, check_ball, fold, LogConfidence, WrongConfidence, join, maximize, merge, scored, take, with_confidence, wrong_classes
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #cfd81d8e
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def plot_success_fail(
 Optimizer = Callable[..., Found | Tensor]
 SURE = math.log(1 - 1e-6)  # a log-probability above which a target is done
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #90b05825
+# %% ../nbs/topics/30_maxconfidence.ipynb #213a57be
 def admit(
     model: nn.Module, x: Tensor, y: Tensor, ball: Ball, points: Found | Tensor, batch_size: int = 256
 ) -> Found:
@@ -189,11 +189,8 @@ def admit(
         raise ValueError(f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}")
     eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
     z = ball.project(torch.where(eligible, z, x), x)
-    logits = predict(model, z, batch_size)
-    passes = (
-        points.passes if isinstance(points, Found) else torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    )
-    return with_confidence(Found(z, WrongConfidence(y)(logits), logits, passes), y)
+    found = with_confidence(scored(model, WrongConfidence(y), z, batch_size), y)
+    return replace(found, passes=points.passes) if isinstance(points, Found) else found
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #0dc67d56
 def bundle(*found: Found) -> Found:
@@ -301,7 +298,7 @@ class _Field:
             value,
         )
 
-# %% ../nbs/topics/30_maxconfidence.ipynb #c686d7c6
+# %% ../nbs/topics/30_maxconfidence.ipynb #6c535137
 def race(
     model: nn.Module,
     x: Tensor,
@@ -338,8 +335,10 @@ def race(
         if not len(field.rows):
             break
         best, field = _race_round(run, x, y, ball, plan, best, field)
-    logits = predict(model, best.x, batch_size)
-    return with_confidence(replace(best, logits=logits, value=WrongConfidence(y)(logits)), y)
+    if reduced(autocast, device_of(model)) is None:
+        return best  # it is scored in float32 already
+    exact = with_confidence(scored(model, WrongConfidence(y), best.x, batch_size), y)
+    return replace(exact, passes=best.passes, seconds=best.seconds)
 
 
 def _finished(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, best: Found) -> Found:

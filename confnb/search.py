@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BOX', 'Ball', 'Objective', 'State', 'Linf', 'L2', 'L0', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin',
            'Lead', 'Nearest', 'take', 'move', 'Found', 'alive', 'distortion', 'join', 'merge', 'fold',
-           'with_confidence', 'wrong_classes', 'step_lengths', 'Step', 'Task', 'Rule', 'Steepest', 'Halving', 'Adam',
-           'DDN', 'OneFeature', 'NoGradient', 'maximize', 'check_ball']
+           'with_confidence', 'scored', 'wrong_classes', 'step_lengths', 'Step', 'Task', 'Rule', 'Steepest', 'Halving',
+           'Adam', 'DDN', 'OneFeature', 'NoGradient', 'maximize', 'check_ball']
 
-# %% ../nbs/foundations/04_search.ipynb #77f4f605
+# %% ../nbs/foundations/04_search.ipynb #0c0a72c8
 import math
 import time
 import warnings
@@ -32,6 +32,7 @@ from confnb.runtime import (
     in_batches,
     logits_of,
     normal,
+    predict,
     reduced,
     streams,
     uniform,
@@ -439,10 +440,33 @@ def fold(found: Found, each: int, by: str = "value") -> Found:
     tensors = {n: None if (v := getattr(found, n)) is None else v[best] for n in ("x", "value", "logits", "confidence")}
     return Found(**tensors, passes=found.passes.reshape(-1, each).sum(1), seconds=found.seconds)
 
-# %% ../nbs/foundations/04_search.ipynb #9458c953
+# %% ../nbs/foundations/04_search.ipynb #fd5f2be7
 def with_confidence(found: Found, y: Tensor) -> Found:
     """The same result with `confidence` filled in: the highest probability of a class other than `y` (N,) at each point."""
     return replace(found, confidence=WrongConfidence(y)(found.logits).exp())
+
+
+def scored(model: nn.Module, objective: Objective, z: Tensor, batch_size: int = 256) -> Found:
+    """Points that no search found, as a result: their float32 logits, the objective there, and no passes.
+
+    Parameters
+    ----------
+    model
+        maps images to logits; comes back as it was
+    objective
+        called with `(logits, points)`
+    z
+        the points (N, C, H, W), pixels in [0, 1]
+    batch_size
+        how many points are run at once
+
+    Raises
+    ------
+    TypeError, ValueError
+        Bad points, or logits that are NaN or infinite.
+    """
+    logits = predict(model, z, batch_size)
+    return Found(z, objective(logits, z), logits, torch.zeros(len(z), dtype=torch.int64, device=z.device))
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:
