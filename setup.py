@@ -1,4 +1,4 @@
-"""Reads settings.ini, the one place of configuration. `pip install .` brings the library, `pip install .[dev]` the workshop."""
+"""Reads settings.ini, the one place of configuration. `pip install .` brings the library, `pip install .[ray]` a cluster, `pip install .[dev]` the workshop."""
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -24,7 +24,7 @@ setuptools.setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "ray": cfg["ray_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].splitlines(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
