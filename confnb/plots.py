@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'LINES', 'OTHERS', 'STYLE', 'color', 'line', 'use_style', 'show_images', 'Published', 'publish',
-           'table_figure']
+           'table_figure', 'Claim', 'publish_claims']
 
-# %% ../nbs/foundations/07_plots.ipynb #c42aa50e
+# %% ../nbs/foundations/07_plots.ipynb #54b8c972
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def show_images(images: Any, titles: list[str] | None = None, columns: int = 10,
         ax.set_title(titles[i] if titles else "", fontsize=7)
     return fig
 
-# %% ../nbs/foundations/07_plots.ipynb #8de26339
+# %% ../nbs/foundations/07_plots.ipynb #ce9bc230
 @dataclass(frozen=True)
 class Published:
     """What has been published: the identifier, "figure" or "table", the caption, and the files by kind."""
@@ -151,7 +152,8 @@ def _show(shown: Any, caption: str) -> None:
         from IPython.display import Markdown, display
     except ImportError:
         return  # not in a notebook: there is nobody to show it to
-    display(shown)
+    with pd.option_context("display.max_colwidth", None):
+        display(shown)
     display(Markdown(caption))
 
 
@@ -171,7 +173,7 @@ def _close(figure: Any) -> None:
 
     plt.close(figure)
 
-# %% ../nbs/foundations/07_plots.ipynb #8f8333d6
+# %% ../nbs/foundations/07_plots.ipynb #aaba2194
 def table_figure(table: pd.DataFrame) -> Any:
     """A figure of the table, its index as first columns, sized to its content."""
     import matplotlib.pyplot as plt
@@ -179,24 +181,55 @@ def table_figure(table: pd.DataFrame) -> Any:
     flat = table.reset_index() if table.index.name or table.index.nlevels > 1 else table
     heads = [textwrap.fill(" ".join(map(str, c)) if isinstance(c, tuple) else str(c), 14) for c in flat.columns]
     cells = [
-        [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in flat.itertuples(index=False)
+        [f"{v:.4g}" if isinstance(v, float) else textwrap.fill(str(v), 60) for v in row]
+        for row in flat.itertuples(index=False)
     ]
+    lines = [1 + max(text.count("\n") for text in row) for row in (heads, *cells)]
     widths = [
         max(len(w) for cell in column for w in cell.split("\n")) + 2
         for column in zip(heads, *cells, strict=True)
     ]
-    fig, ax = plt.subplots(
-        figsize=(0.085 * sum(widths) + 0.2, 0.27 * (len(cells) + max(h.count("\n") for h in heads) + 1) + 0.2)
-    )
+    fig, ax = plt.subplots(figsize=(0.085 * sum(widths) + 0.2, 0.27 * sum(lines) + 0.2))
     ax.axis("off")
     drawn = ax.table(
         cells, colLabels=heads, colWidths=[w / sum(widths) for w in widths], cellLoc="center", bbox=[0, 0, 1, 1]
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)
-    lines = 1 + max(h.count("\n") for h in heads)
     for (row, _), cell in drawn.get_celld().items():
         cell.set(edgecolor="#dddddd", facecolor="#f3f3f3" if row == 0 else "white")
-        cell.set_height((lines if row == 0 else 1) / (len(cells) + lines))
+        cell.set_height(lines[row] / sum(lines))
     fig.subplots_adjust(0.01, 0.02, 0.99, 0.98)
     return fig
+
+# %% ../nbs/foundations/07_plots.ipynb #5b5304cb
+@dataclass(frozen=True)
+class Claim:
+    """A paper's claim: what it says, its `source`, whether this run has `seen` it, and what was `measured`, with its interval.
+
+    `seen` is None where the run could not test it; `measured` then says why.
+    """
+
+    claim: str
+    source: str
+    seen: bool | None
+    measured: str
+
+
+def publish_claims(key: str, claims: Sequence[Claim], caption: str, out: str | Path = "") -> Published:
+    """The published table KEY-X0 of a paper's claims, columns `claim source seen measured`; `seen` is yes, NO or not tested.
+
+    Parameters
+    ----------
+    key
+        of the paper: man, hcnn, mc, rce or reg
+    claims
+        in the paper's order
+    caption
+        names data, model and budget
+    out
+        as in `publish`
+    """
+    words = {True: "yes", False: "NO", None: "not tested"}
+    table = pd.DataFrame([vars(c) | {"seen": words[c.seen]} for c in claims])
+    return publish(f"{key}-X0", table, table, caption, out)
