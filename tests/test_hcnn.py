@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import nn
+from toys import images, linear
 
 from confnb.attacks import pgd
 from confnb.hcnn import (
@@ -47,23 +48,9 @@ from confnb.runtime import fingerprint, generator, predict
 from confnb.search import L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 
 
-def linear(classes, pixels=9, scale=1.0, seed=0, dtype=torch.float32):
-    "A random linear softmax model, its weights (K, D) and biases (K,) as arrays"
-    rng = np.random.default_rng(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).to(dtype)
-    with torch.no_grad():
-        model[1].weight.copy_(torch.from_numpy(scale * rng.normal(size=(classes, pixels))))
-        model[1].bias.copy_(torch.from_numpy(rng.normal(size=classes)))
-    return model, model[1].weight.detach().double().numpy(), model[1].bias.detach().double().numpy()
-
-
 def log_odds(logits):
     "Those of every class, (N, K)"
     return torch.stack([LogOdds(j)(logits) for j in range(logits.shape[1])], 1)
-
-
-def images(n=6, side=3, seed=0, dtype=torch.float32):
-    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
 
 
 def smooth(classes=4, side=3, seed=0, dtype=torch.float32):
