@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'Names', 'library_of', 'key_of', 'versions', 'Ran', 'stale
            'plan_sweep', 'sweep', 'reproduce_command', 'list_command', 'store_command', 'pages_command', 'build_app',
            'main']
 
-# %% ../nbs/90_reproduce.ipynb #fb5f9036
+# %% ../nbs/90_reproduce.ipynb #a9fb98bb
 import ast
 import hashlib
 import itertools
@@ -33,9 +33,9 @@ from typing import Annotated, Any, TextIO
 import typer
 import yaml
 
-from .gallery import IDENTIFIERS, TEMPLATES, belongs, claims_page, comparison, complaints_of, gallery, identifiers_of
-from .pages import Refusal, need, page, pages, write_text
-from .plans import Plan, Topic, checkout, choose, devices, parameters_of, plan, read_profile, topics
+from .gallery import IDENTIFIERS, TEMPLATES, Identifier as Identifier, belongs, claims_page, comparison, complaints_of, gallery, identifiers_of
+from .pages import Refusal, mathml as mathml, need, page, pages, shown as shown, title_of as title_of, write_text
+from .plans import Plan, Topic, checkout, choose, devices, fit as fit, parameters_of, parse_value as parse_value, plan, read_profile, topics
 from .store import store
 
 # %% ../nbs/90_reproduce.ipynb #64fb090f
@@ -483,7 +483,7 @@ def _left(seconds: float, cell: int, cells: int, last: dict[str, Any]) -> float 
         return max(end - after, end - began[cell - 1] - max(seconds - began[cell - 1], 0), 0)
     return seconds / cell * (cells - cell) if cell > 1 else None
 
-# %% ../nbs/90_reproduce.ipynb #0d0e06c8
+# %% ../nbs/90_reproduce.ipynb #39968350
 SILENCE = 30  # seconds without a new table or figure after which a run says how far it is
 
 
@@ -533,7 +533,7 @@ class View:
 
     def ended(self, label: str, ran: Ran) -> None:
         """Nothing; says what became of a topic."""
-        if not self.show:
+        if not self.show and not ran.reused:
             self._news(label, ran.published)
         state = "finished before" if ran.reused else "stopped" if ran.error else "done"
         self.say(f"  {label:<20} {state} {ran.seconds:.1f} s" + (f"; {len(ran.published)} tables and figures" if self.show else ""))
@@ -638,7 +638,7 @@ def commit(root: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
 
-# %% ../nbs/90_reproduce.ipynb #44e7025d
+# %% ../nbs/90_reproduce.ipynb #f46d30e9
 @dataclass(frozen=True)
 class Means:
     """Where topics are run: here, `jobs` at a time, or on the Ray cluster at `ray`, each with `cpus` and `gpus` of its own."""
@@ -699,12 +699,12 @@ def _watched(waiting: dict[Future, tuple[str, Plan, Topic]], view: View) -> dict
     ran: dict[str, Ran] = {}
     while left := {f: w for f, w in waiting.items() if w[0] not in ran}:
         done, _ = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        now = {label: progress_of(p, t) for f, (label, p, t) in left.items() if f not in done}
-        view.follow({label: p for label, p in now.items() if p})
         for future in done:
             label, _, topic = left[future]
             ran[label] = _result(future, topic)
             view.ended(label, ran[label])
+        now = {label: progress_of(p, t) for f, (label, p, t) in left.items() if f not in done}
+        view.follow({label: p for label, p in now.items() if p})
     return ran
 
 
