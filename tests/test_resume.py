@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -228,17 +227,15 @@ WAIT = "pathlib.Path('pid').write_text(str(os.getpid()))\nwhile not os.path.exis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_runner(tmp_path, monkeypatch, uninterrupted, how):
+def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
     root = project(tmp_path, {"maxconfidence": WAIT})
     monkeypatch.chdir(root)
     child = command()
     await_(lambda: Path("pid").exists() and Path("pid").read_text())
     kernel = int(Path("pid").read_text())
-    child.send_signal(how)
+    child.kill()
     child.communicate(timeout=60)
-    assert child.returncode == (130 if how == signal.SIGINT else -9)
-    await_(lambda: gone(kernel), 30)
+    await_(lambda: gone(kernel), 60)
     Path("go").touch()
     after = command()
     out, err = after.communicate(timeout=120)
@@ -261,20 +258,35 @@ def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, unin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [100_000, 3_000])
-def test_full_disk(tmp_path, monkeypatch, uninterrupted, most):
-    """No file can grow beyond `most` bytes: the topic's own file cannot be written, or not even the runner's."""
+def test_full_disk(tmp_path, monkeypatch, uninterrupted):
+    """No file can grow beyond 100 kB, and the topic wants to write a larger one."""
     big = "if not os.path.exists('go'): (pathlib.Path(out) / 'big').write_bytes(bytes(200_000))"
     root = project(tmp_path, {"maxconfidence": big})
     monkeypatch.chdir(root)
-    first = command(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    first = command("maxconfidence", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     out, err = first.communicate(timeout=120)
-    assert first.returncode in (1, 2) and "File too large" in err and "Traceback" not in err, err
+    assert first.returncode == 1 and "File too large" in err and "Traceback" not in err, err
     Path("go").touch()
-    second = command()
+    second = command("maxconfidence")
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
-    assert tables(root / "runs/digits") == uninterrupted
+    assert tables(root / "runs/digits") == {k: v for k, v in uninterrupted.items() if k.startswith("mc-")}
+
+
+def test_not_even_the_runner_can_write(tmp_path, monkeypatch):
+    """A disk that is full for the runner's own files is this topic's error, in one sentence, and leaves no stamp."""
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(r, "_execute", lambda *_: 0)
+    monkeypatch.setattr(r, "write_text", full)
+    plan = r.plan(root, ["separation"])
+    ran = r.run_topic(plan, plan.topics[0])
+    assert ran.error.startswith("10_separation: ") and "No space left" in ran.error
+    assert "not finished" in r.stale(plan, plan.topics[0]) and list((plan.folder / "work").iterdir()) == []
 
 
 # the cache
