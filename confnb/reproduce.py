@@ -38,7 +38,7 @@ from .pages import Refusal, mathml as mathml, need, page, pages, shown as shown,
 from .plans import Plan, Topic, checkout, choose, devices, fit as fit, parameters_of, parse_value as parse_value, plan, read_profile, topics
 from .store import store
 
-# %% ../nbs/90_reproduce.ipynb #64fb090f
+# %% ../nbs/90_reproduce.ipynb #3b998b7f
 _NUMBERLESS = {"_modidx", "reproduce", "gallery", "pages", "cluster", "plans", "store", "report", "doctor"}  # modules that have no hand in a topic's numbers
 
 
@@ -60,7 +60,7 @@ def _imported(code: str, modules: dict[str, Path]) -> set[str]:
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("confnb.")}
         elif isinstance(node, ast.ImportFrom):
             base = ("confnb." if node.level else "") + (node.module or "")
-            names = {a.name for a in node.names}
+            names = {"__init__" if a.name.startswith("__") else a.name for a in node.names}
             if base.rstrip(".") == "confnb":
                 found |= names if names <= set(modules) else set(modules)
             elif base.startswith("confnb."):
