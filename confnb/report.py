@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ATTACKS', 'USUAL', 'DETECTORS', 'TOGETHER', 'SHARES', 'ALARMS', 'INKS', 'DASHES', 'CAPTIONS', 'Refusal', 'named',
            'threat_from', 'model_from', 'check_model', 'Within', 'attack_from', 'log_confidence', 'max_logit',
-           'negative_entropy', 'non_maximal_entropy', 'OfLogits', 'NearTraining', 'near_training', 'detector_from',
-           'together', 'attack_table', 'detector_table', 'calibration_table', 'calibration_error', 'Check',
-           'flat_share', 'radius_table', 'checks', 'success_figure', 'calibration_figure', 'detector_figure',
-           'radius_figure', 'sample_figure', 'Report', 'report', 'write', 'evaluate_command']
+           'negative_entropy', 'non_maximal_entropy', 'OfLogits', 'near_training', 'detector_from', 'together',
+           'attack_table', 'detector_table', 'calibration_table', 'calibration_error', 'Check', 'flat_share',
+           'radius_table', 'checks', 'success_figure', 'calibration_figure', 'detector_figure', 'radius_figure',
+           'sample_figure', 'samples', 'Report', 'report', 'write', 'evaluate_command']
 
-# %% ../nbs/80_report.ipynb #6bd361c2
+# %% ../nbs/80_report.ipynb #cd15017a
 import difflib
 import hashlib
 import importlib
@@ -23,8 +23,8 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -46,15 +46,15 @@ from .records import Attack, Score, auc, binomial_interval, evaluated, from_fool
 from .runtime import borrow, device_of, in_batches, logits_of, pick_device, predict, write_whole
 from .search import L2, Ball, CrossEntropy, Found, Linf
 
-# %% ../nbs/80_report.ipynb #5e53b60f
+# %% ../nbs/80_report.ipynb #2166b47f
 class Refusal(ValueError):
     """What was asked for cannot be done; the message says what was wrong and what to do."""
 
 
 def _near(name: str, names: Sequence[str]) -> str:
-    "The known names, the nearest first in a question"
+    "The nearest of the known names in a question, then the first of them all"
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-    return (f" (did you mean {' or '.join(close)}?)" if close else "") + f"; there are {', '.join(names)}"
+    return (f" (did you mean {' or '.join(close)}?)" if close else "") + f"; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 
 def named(spec: str, what: str) -> Any:
@@ -82,7 +82,7 @@ def named(spec: str, what: str) -> Any:
     except ImportError as e:
         raise Refusal(f"{what} {spec!r}: {module} cannot be imported ({e}); install it, or run this in the folder that holds it") from e
     if not hasattr(found, name):
-        raise Refusal(f"{what} {spec!r}: there is no {name} in {module}{_near(name, [n for n in dir(found) if not n.startswith('_')][:40])}")
+        raise Refusal(f"{what} {spec!r}: there is no {name} in {module}{_near(name, [n for n in dir(found) if not n.startswith('_')])}")
     return getattr(found, name)
 
 
@@ -286,10 +286,10 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> Attack:
     limited = any(k.__name__ == "FixedEpsilonAttack" for k in type(made).__mro__)
     return from_foolbox(made, float(ball.eps) if limited else None, seed)
 
-# %% ../nbs/80_report.ipynb #1fccb60b
+# %% ../nbs/80_report.ipynb #23ad3ed7
 def log_confidence(logits: Tensor) -> Tensor:
-    """log max p, (N,), in which confidences that round to 1 can still be told apart."""
-    return logits.log_softmax(1).amax(1)
+    """log max p in float64, (N,), in which confidences that round to 1 can still be told apart."""
+    return logits.double().log_softmax(1).amax(1)
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -303,10 +303,10 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
 
 def non_maximal_entropy(logits: Tensor) -> Tensor:
-    """The entropy of the probabilities of the classes that are not predicted, among themselves, (N,); `rce` equation 2."""
-    from confnb.rce import non_me
+    """The entropy of the probabilities of the classes that are not predicted, among themselves, (N,); `rce` equation 1."""
+    from confnb.rce import non_me_score
 
-    return non_me(logits.softmax(1))
+    return non_me_score(logits)
 
 
 @dataclass(frozen=True)
@@ -320,49 +320,25 @@ class OfLogits:
         return self.rule(logits)
 
 
-@dataclass(frozen=True)
-class NearTraining:
-    """The K-density of the last hidden vectors, in logarithms, (N,).
-
-    Parameters
-    ----------
-    features, labels
-        of training images (M, D), (M,)
-    sigma2
-        bandwidth, in squared units of the features
-    """
-
-    features: Tensor
-    labels: Tensor
-    sigma2: float
-
-    def __call__(self, logits: Tensor, features: Tensor) -> Tensor:
-        from confnb.rce import KDensity
-
-        return KDensity(self.features, self.labels, self.sigma2)(features, logits.argmax(1))
-
-
 DETECTORS = {"confidence": log_confidence, "max-logit": max_logit, "entropy": negative_entropy, "non-me": non_maximal_entropy}
 
 
-def near_training(model: nn.Module, data: Data, most: int = 2000) -> NearTraining:
+def near_training(model: nn.Module, data: Data, most: int = 2000) -> Score:
     """The K-density detector of the model, from at most `most` training images, of each class about the same share.
 
     Raises
     ------
     Refusal
-        The model has no last hidden vector.
+        The model has no last hidden vector, or they are all alike.
     """
+    from confnb.rce import DensityScore, KDensity
+
     rows = stratified_order(data.y_train)[:most]
     try:
         hidden = features(model, data.x_train[rows].to(device_of(model)))
+        return DensityScore(KDensity.relative(hidden, data.y_train[rows].to(hidden.device)))
     except ValueError as e:
         raise Refusal(f"the detector 'kdensity': {e}") from e
-    labels = data.y_train[rows].to(hidden.device)
-    apart = torch.cdist(hidden, hidden).fill_diagonal_(math.inf)
-    nearest = apart.masked_fill(labels[:, None] != labels, math.inf).amin(1)
-    bandwidth = float(nearest[nearest.isfinite()].square().median()) if nearest.isfinite().any() else 1.0
-    return NearTraining(hidden, labels, max(bandwidth, 1e-12))
 
 
 def detector_from(spec: str, model: nn.Module, data: Data) -> Score:
@@ -384,7 +360,7 @@ def detector_from(spec: str, model: nn.Module, data: Data) -> Score:
         raise Refusal(f"the detector {spec!r} is no function of (logits, features)")
     return found
 
-# %% ../nbs/80_report.ipynb #c902679f
+# %% ../nbs/80_report.ipynb #34615204
 TOGETHER = "all together"
 SHARES = (0.95, 0.98, 0.99)  # of the right answers on held-out images that a threshold accepts
 ALARMS = (0.05, 0.01)  # shares of held-out images that a detector may take for an attack
@@ -398,6 +374,7 @@ def together(table: pd.DataFrame) -> pd.DataFrame:
     table
         of `records.evaluate`; the clean rows count as well, since an image lies in its own set
     """
+    table = table.reset_index(drop=True)
     groups = table.groupby("index", sort=True)
     best = table.loc[groups.wrong_confidence.idxmax()].assign(attack=TOGETHER, passes=groups.passes.sum().to_numpy())
     return best.reset_index(drop=True)
@@ -433,7 +410,7 @@ def attack_table(table: pd.DataFrame, held: pd.DataFrame, level: float = 0.95) -
         row |= {"wrong_confidence": part.wrong_confidence.mean(), "passes": part.passes.mean()}
         for share, threshold in thresholds.items():
             wrong, answered = robust_error(parts["clean"], part, threshold)
-            row[f"error at {share:.0%}".replace("%", " %")] = wrong / answered if answered else 0.0
+            row[f"error at {100 * share:.0f} %"] = wrong / answered if answered else 0.0
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -482,7 +459,7 @@ def calibration_error(table: pd.DataFrame) -> float:
     """The expected calibration error of a `calibration_table`: the mean gap between confidence and accuracy, examples counting alike."""
     return float(((table.confidence - table.accuracy).abs() * table.examples).sum() / table.examples.sum())
 
-# %% ../nbs/80_report.ipynb #dfa44af5
+# %% ../nbs/80_report.ipynb #c311c697
 @dataclass(frozen=True)
 class Check:
     """One line: what was looked at, what was `measured`, whether it is `fine`, and what it means where it is not."""
@@ -542,11 +519,11 @@ def checks(model: nn.Module, x: Tensor, y: Tensor, table: pd.DataFrame, radii: p
     lines = [
         Check("the model does better than chance", f"{right} of {n} right, chance is 1 of {classes}", low > 1 / classes,
               "a model that knows nothing has nothing to lose: look at the weights, the normalisation and the order of the classes"),
-        Check("the loss has gradients", f"none at {flat:.1%} of the images", flat <= 0.1,
+        Check("the loss has gradients", f"none at {_percent(flat)} of the images", flat <= 0.1,
               "attacks that climb the loss stand still there: believe MaxConfidence and black-box attacks, and look for saturated outputs"),
         Check("the same answer twice", f"confidences differ by at most {again:.1g}", again <= 1e-3,
               "a model that draws at random must be attacked on its average; these attacks were not"),
-        Check("the error does not fall when the set grows", ", ".join(f"{r.error:.1%} at {r.eps:.3g}" for r in radii.itertuples()), fall >= -2 / n,
+        Check("the error does not fall when the set grows", ", ".join(f"{_percent(r.error)} at {r.eps:.3g}" for r in radii.itertuples()), fall >= -2 / n,
               "a larger set holds every point of the smaller one: the attack fails, not the attacker"),
     ]
     return lines + _between(parts, n)
@@ -560,7 +537,7 @@ def _between(parts: dict[str, pd.DataFrame], n: int) -> list[Check]:
     best = max(alone, key=lambda name: alone[name])
     missed = float((parts[TOGETHER].wrong_confidence - parts[best].wrong_confidence > 0.1).mean())
     lines = [
-        Check(f"one attack finds what the others find ({best})", f"{missed:.1%} of the images have a surer mistake elsewhere", missed <= 0.05,
+        Check(f"one attack finds what the others find ({best})", f"{_percent(missed)} of the images have a surer mistake elsewhere", missed <= 0.05,
               "no single attack can be trusted on this model: give more of them, or more steps")
     ]
     if "noise" in parts:
@@ -571,7 +548,7 @@ def _between(parts: dict[str, pd.DataFrame], n: int) -> list[Check]:
         ]
     return lines
 
-# %% ../nbs/80_report.ipynb #72d838bd
+# %% ../nbs/80_report.ipynb #5d9f3144
 INKS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#ca9161", "#949494")
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
@@ -642,18 +619,21 @@ def radius_figure(table: pd.DataFrame, norm: str) -> Any:
     return fig
 
 
-def sample_figure(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0) -> tuple[Any, pd.DataFrame]:
-    """A figure of the images over the most confident mistakes found for them, and the table of what the model says of each."""
-    found = max_confidence(model, x, y, ball, seed=seed)
-    rows = []
-    for shown, images in ("clean", x), ("attacked", found.x):
-        sure, said = predict(model, images).softmax(1).max(1)
-        rows += [{"image": i, "shown": shown, "label": int(y[i]), "prediction": int(said[i]), "confidence": float(sure[i])} for i in range(len(x))]
-    table = pd.DataFrame(rows)
+def sample_figure(table: pd.DataFrame, images: Tensor) -> Any:
+    """The images (2 M, C, H, W), clean ones above attacked ones, with what the table says of each."""
     titles = [f"{r.prediction}: {r.confidence:.2f}{'' if r.prediction == r.label else ' (wrong)'}" for r in table.itertuples()]
-    return show_images(torch.cat([x, found.x]), titles, columns=len(x), size=1.1), table
+    return show_images(images, titles, columns=len(images) // 2, size=1.1)
 
-# %% ../nbs/80_report.ipynb #bdf1e33f
+
+def samples(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0) -> tuple[Tensor, pd.DataFrame]:
+    """The images `x` (M, C, H, W) followed by the most confident mistakes found for them, and a table of what the model says of each."""
+    images = torch.cat([x, max_confidence(model, x, y, ball, seed=seed).x])
+    sure, said = (v.cpu() for v in predict(model, images).softmax(1).max(1))
+    n = len(x)
+    return images.cpu(), pd.DataFrame({"image": [*range(n)] * 2, "shown": ["clean"] * n + ["attacked"] * n, "label": y.cpu().repeat(2).numpy(),
+                                       "prediction": said.numpy(), "confidence": sure.numpy()})
+
+# %% ../nbs/80_report.ipynb #23a7ddb5
 @dataclass(frozen=True)
 class Report:
     """What was found out about a model.
@@ -665,9 +645,9 @@ class Report:
     held
         rows of the clean held-out images, on which thresholds were fitted
     tables
-        by name: attacks, rejection, calibration, detectors, radii, checks, curve
-    figures
-        matplotlib figures by name: curve, calibration, detectors, radii, samples
+        by name: attacks, rejection, calibration, detectors, radii, checks, curve, samples
+    images
+        of the samples: clean ones, then the mistakes found for them (2 M, C, H, W)
     summary
         sentences
     manifest
@@ -679,13 +659,29 @@ class Report:
     table: pd.DataFrame
     held: pd.DataFrame
     tables: dict[str, pd.DataFrame]
-    figures: dict[str, Any] = field(repr=False)
+    images: Tensor
     summary: list[str]
     manifest: dict[str, Any]
     page: Path | None = None
 
     def __repr__(self) -> str:
         return "\n".join(self.summary)
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """Matplotlib figures by name: curve, calibration, detectors, radii, samples; drawn when they are first asked for."""
+        import matplotlib.pyplot as plt
+
+        tables, curves = self.tables, {str(name): part for name, part in self.tables["curve"].groupby("attack", sort=False)}
+        with plt.rc_context(STYLE):
+            figures = {"curve": success_figure(curves), "calibration": calibration_figure(tables["calibration"])}
+            if len(tables["detectors"]):
+                figures["detectors"] = detector_figure(tables["detectors"])
+            figures["radii"] = radius_figure(tables["radii"], self.manifest["parameters"]["threat"].partition("(")[0])
+            figures["samples"] = sample_figure(tables["samples"], self.images)
+        for figure in figures.values():
+            plt.close(figure)
+        return figures
 
 
 def report(
@@ -778,6 +774,11 @@ def _tables(
 
     say(f"{data.title}: {len(x)} test images, {len(held)} held out, {type(ball).__name__} {float(ball.eps):.4g}, {device_name(device)}")
     clean = step("held-out images", lambda: evaluated(model, data.x_held[held].to(device), data.y_held[held].to(device), scores=scores))
+    for part in clean, evaluated(model, x, y, scores=scores):
+        if not (part.prediction == part.label).any():
+            raise Refusal(
+                "the model is right on no image at all, so there is nothing to report: look at its weights, --mean and --std, and the order of the classes"
+            )
     each = [step(name, lambda name=name: evaluated(model, x, y, {name: attacks[name]}, scores)) for name in attacks]
     table = pd.concat([each[0], *(t[t.attack != "clean"] for t in each[1:])], ignore_index=True)
     some = stratified_order(y.cpu())[:200].to(device)
@@ -791,25 +792,23 @@ def _finished(
 ) -> Report:
     "Tables, figures, sentences and page"
     table, held, x, y = (parts[k] for k in ("table", "held", "x", "y"))
-    tables = _asked(model, data, parts, detectors)
-    figures = _drawn(model, x, y, ball, table, tables, seed)
+    tables, some = _asked(model, data, parts, detectors), stratified_order(y.cpu())[:8].to(x.device)
+    images, tables["samples"] = samples(model, x[some], y[some], ball, seed)
     summary = _sentences(tables, parameters)
     manifest = {"summary": summary, "versions": versions(), "device": device_name(device_of(model)), "parameters": parameters,
                 "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
-                "thresholds": {f"{s:.0%}": threshold_for(held, s) for s in SHARES}, "seconds": round(time.perf_counter() - start, 1)}
-    found = Report(table, held, tables, figures, summary, manifest)
+                "thresholds": {f"{100 * s:.0f} %": threshold_for(held, s) for s in SHARES}, "seconds": round(time.perf_counter() - start, 1)}
+    found = Report(table, held, tables, images, summary, manifest)
     if folder is None:
         return found
     page = write(found, folder)
     say(f"  {'page':<28} {time.perf_counter() - start:7.1f} s in all")
-    return Report(**vars(found) | {"page": page})
+    return replace(found, page=page)
 
 
 def _asked(model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[str]) -> dict[str, pd.DataFrame]:
     "What the tables of examples say"
     table, held, each = parts["table"], parts["held"], _each(parts["table"])
-    if not (held.prediction == held.label).any() or not (each["clean"].prediction == each["clean"].label).any():
-        raise Refusal("the model is right on no image at all, so there is nothing to report: look at its weights, --mean and --std, and the order of the classes")
     attacked = table[table.attack != "clean"]
     curves = {name: success_fail(each["clean"], part) for name, part in each.items() if name != "clean"}
     return {
@@ -823,21 +822,8 @@ def _asked(model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[
     }
 
 
-def _drawn(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, table: pd.DataFrame, tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:
-    "The figures; the numbers of the samples join the tables"
-    import matplotlib.pyplot as plt
-
-    curves = {str(name): part for name, part in tables["curve"].groupby("attack", sort=False)}
-    some = stratified_order(y.cpu())[:8].to(x.device)
-    with plt.rc_context(STYLE):
-        figures = {"curve": success_figure(curves), "calibration": calibration_figure(tables["calibration"])}
-        if len(tables["detectors"]):
-            figures["detectors"] = detector_figure(tables["detectors"])
-        figures["radii"] = radius_figure(tables["radii"], type(ball).__name__)
-        figures["samples"], tables["samples"] = sample_figure(model, x[some], y[some], ball, seed)
-    for figure in figures.values():
-        plt.close(figure)
-    return figures
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _sentences(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> list[str]:
@@ -846,21 +832,21 @@ def _sentences(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> l
     lost = tables["rejection"].iloc[-1]
     gap, odd = calibration_error(tables["calibration"]), tables["checks"][~tables["checks"].fine]
     said = [
-        f"On clean images the model is right on {clean.accuracy:.1%} (95 % interval {clean.low:.1%} to {clean.high:.1%}), with a calibration error of {gap:.3f}.",
-        f"Under {parameters['threat']} it is right on {worst.accuracy:.1%} ({worst.low:.1%} to {worst.high:.1%}), and the mean confidence in a wrong class is "
+        f"On clean images the model is right on {_percent(clean.accuracy)} (95 % interval {_percent(clean.low)} to {_percent(clean.high)}), with a calibration error of {gap:.3f}.",
+        f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to {_percent(worst.high)}), and the mean confidence in a wrong class is "
         f"{worst.wrong_confidence:.2f}.",
-        f"Rejecting answers below .99 leaves {lost['AWPR rejected']:.1%} of its right answers open to a mistake with that confidence, and keeps {lost.recall:.1%} of them.",
+        f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with that confidence, and keeps {_percent(lost.recall)} of them.",
     ]
     if len(tables["detectors"]):
         last = tables["detectors"][tables["detectors"].attack == TOGETHER].dropna(subset="auc")
         if len(last):
             best = last.loc[last.auc.idxmax()]
-            said.append(f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches {best['caught at 5 %']:.1%} of the mistakes at 5 % false alarms; "
+            said.append(f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches {_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms; "
                         "the attacker did not know of it.")
     said.append(f"Look at: {'; '.join(odd.name)}." if len(odd) else "No sign that the attacks failed.")
     return said
 
-# %% ../nbs/80_report.ipynb #3a5a6c4d
+# %% ../nbs/80_report.ipynb #2bd30362
 CAPTIONS = {
     "curve": "Success-fail curves: each point is a confidence threshold. Upwards how often clean images are answered, and right; to the right how often attacked "
     "images are answered, and wrong. The black line takes, for each image, the most confident mistake that any of the attacks found; its band holds the whole "
@@ -918,8 +904,9 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
 
 
 def _html(table: pd.DataFrame) -> str:
-    names = {c: str(c).replace("_", " ") for c in table.columns}
-    return table.rename(columns=names).to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format)
+    table = table.rename(columns={c: str(c).replace("_", " ") for c in table.columns})
+    formats = {"passes": "{:.0f}".format} if "passes" in table else {}
+    return table.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format, formatters=formats)
 
 # %% ../nbs/80_report.ipynb #da832253
 def _numbers(text: str | None, name: str) -> list[float] | None:
