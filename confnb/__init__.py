@@ -100,13 +100,15 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        found = importlib.import_module(f".{_HOMES[name]}", __name__)
-        return found if name == _HOMES[name] else getattr(found, name)
-    if name in _HOMES.values():
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker that saw this would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            found = importlib.import_module(f".{_HOMES[name]}", __name__)
+            return found if name == _HOMES[name] else getattr(found, name)
+        if name in _HOMES.values():
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
