@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['TEMPLATES', 'IDENTIFIERS', 'SILENCE', 'app', 'Names', 'Identifier', 'identifiers_of', 'belongs', 'Refusal',
            'checkout', 'Topic', 'topics', 'choose', 'parameters_of', 'parse_value', 'fit', 'read_profile', 'Plan',
-           'plan', 'Ran', 'run_topic', 'manifest', 'versions', 'commit', 'mathml', 'shown', 'page', 'title_of', 'pages',
-           'gallery', 'reproduce', 'store', 'reproduce_command', 'list_command', 'store_command', 'pages_command',
-           'main']
+           'plan', 'Ran', 'run_topic', 'manifest', 'versions', 'commit', 'mathml', 'shown', 'page', 'anchor',
+           'title_of', 'pages', 'gallery', 'reproduce', 'store', 'reproduce_command', 'list_command', 'store_command',
+           'pages_command', 'main']
 
 # %% ../nbs/90_reproduce.ipynb #ddc56b6f
 import ast
+import configparser
 import csv
 import difflib
 import hashlib
@@ -624,7 +625,15 @@ def _markdown(source: str) -> str:
         def latex_environment(self, name: str, body: str) -> str:
             return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
 
-    return MarkdownWithMath(renderer=Formulas(escape=False)).render(source)
+    return MarkdownWithMath(renderer=Formulas(escape=False)).render(_linked(source))
+
+
+def _linked(source: str) -> str:
+    """Markdown with its citations, such as [@wu2018reinforcing, section 3], as links that `_localised` leads somewhere."""
+    def link(m: re.Match) -> str:
+        return m[0] if m[1] is None else "(" + re.sub(r"@([\w-]+)", r"[@\1](cite:\1)", m[1]) + ")"
+
+    return re.sub(r"```.*?```|`[^`\n]*`|\[((?:[^\]\n]*)@[a-z][^\]\n]*)\](?!\()", link, source, flags=re.S)
 
 
 @cache
@@ -640,7 +649,7 @@ def _exporter() -> Any:
 
 
 def page(notebook: Any, folder: Path, links: dict[Path, str], home: str = "index.html", home_title: str = "contents",
-         contents: Any = ()) -> str:
+         contents: Any = (), source: str = "") -> str:
     """The whole HTML of a notebook, which needs nothing beside it.
 
     Parameters
@@ -655,6 +664,8 @@ def page(notebook: Any, folder: Path, links: dict[Path, str], home: str = "index
         where the first line links to
     contents
         (folder, pages) to list at the end, for a front page
+    source
+        the address of the notebook itself, to open it
 
     Raises
     ------
@@ -664,7 +675,7 @@ def page(notebook: Any, folder: Path, links: dict[Path, str], home: str = "index
     notebook = shown(notebook)
     title = re.sub(r"[`*$]", "", title_of(notebook)[0])
     body = _localised(_exporter().from_notebook_node(notebook)[0], folder, links)
-    around = {"home": home, "home_title": home_title, "contents": contents, "pygments": _code_style()}
+    around = {"home": home, "home_title": home_title, "contents": contents, "source": source, "pygments": _code_style()}
     return _template("page.html.j2").render(title=title, body=body, **around)
 
 
@@ -693,17 +704,60 @@ def _localised(html: str, folder: Path, links: dict[Path, str]) -> str:
     soup = BeautifulSoup(html, "html.parser")
     for script in soup(["script", "link", "iframe"]):
         script.decompose()
+    _anchored(soup)
+    _cited(soup, folder, links)
     for img in soup("img", src=True):
         if not img["src"].startswith("data:"):
             img["src"] = _data_uri(img["src"], folder)
     for a in soup("a", href=True):
-        if not re.match(r"#|https?:|mailto:", a["href"]):
-            target, _, anchor = a["href"].partition("#")
+        if not re.match(r"#|https?:|mailto:", a["href"]) and not a["href"].split("#")[0].endswith(".html"):
+            target, _, place = a["href"].partition("#")
             there = links.get((folder / target).resolve())
-            a["href"] = there and there + (f"#{anchor}" if anchor else "")
+            a["href"] = there and there + (f"#{place}" if place else "")
             if there is None:
                 a.unwrap()
     return str(soup)
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, by the rule that Quarto follows, so that a link leads to the same place in both."""
+    words = re.sub(r"[^\w\s.-]", "", heading.lower()).split()
+    return re.sub(r"^[^a-z]+", "", "-".join(words)) or "section"
+
+
+def _anchored(soup: Any) -> None:
+    """Gives each heading its anchor; of equal ones the second ends in -1."""
+    seen: dict[str, int] = {}
+    for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
+        mark = heading.find("a", "anchor-link")
+        name = anchor(heading.get_text().removesuffix(mark.get_text() if mark else ""))
+        seen[name] = seen.get(name, -1) + 1
+        heading["id"] = name + (f"-{seen[name]}" if seen[name] else "")
+        if mark:
+            mark["href"] = f"#{heading['id']}"
+
+
+def _cited(soup: Any, folder: Path, links: dict[Path, str]) -> None:
+    """Gives each citation its authors and year, and a link to the bibliography where there is such a page."""
+    page = next((address for path, address in links.items() if path.name == "bibliography.ipynb"), None)
+    for a in soup("a", href=re.compile("^cite:")):
+        key = a["href"].removeprefix("cite:")
+        a.string = _who(key, folder)
+        if page is None:
+            a.unwrap()
+        else:
+            a["href"] = f"{page}#ref-{key}"
+
+
+def _who(key: str, folder: Path) -> str:
+    """The authors and the year of an entry of the references.bib nearest above `folder`: "Wu et al. 2018"."""
+    bib = next((f / "references.bib" for f in (folder, *folder.parents) if (f / "references.bib").is_file()), None)
+    entry = re.search(rf"(?ms)^@\w+\{{{re.escape(key)},.*?^\}}", bib.read_text(encoding="utf-8")) if bib else None
+    if entry is None:
+        raise ValueError(f"the citation @{key} is not in references.bib")
+    author, year = (re.search(rf"^\s*{field}\s*=\s*\{{(.*)\}}", entry[0], re.M)[1] for field in ("author", "year"))
+    names = [name.split(",")[0] for name in author.split(" and ")]
+    return f"{names[0] + ' et al.' if len(names) > 2 else ' and '.join(names)} {year}"
 
 
 def _data_uri(source: str, folder: Path) -> str:
@@ -744,17 +798,26 @@ def pages(root: Path, out: str | Path) -> Path:
     front = nbs.resolve() / "index.ipynb"
     if front not in notebooks:
         notebooks[front], address[front] = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# confnb")]), "index.html"
-    made = {a: _page_at(p, notebooks[p], address, _contents(notebooks, address) if p == front else ()) for p, a in address.items()}
+    listed, web = _contents(notebooks, address), _web(root)
+    made = {a: _page_at(p, notebooks[p], address, listed if p == front else (), f"{web}/{p.relative_to(nbs.resolve()).as_posix()}") for p, a in address.items()}
     for name, text in made.items():
         _write(out / name, text)
     return out / "index.html"
 
 
-def _page_at(path: Path, notebook: Any, address: dict[Path, str], contents: Any) -> str:
+def _web(root: Path) -> str:
+    """Where the notebooks of the checkout are to be found on the web, as its settings.ini says."""
+    settings = configparser.ConfigParser()
+    settings.read(root / "settings.ini")
+    told = settings["DEFAULT"]
+    return f"{told.get('git_url', '')}/blob/{told.get('branch', 'main')}/nbs"
+
+
+def _page_at(path: Path, notebook: Any, address: dict[Path, str], contents: Any, source: str) -> str:
     here = os.path.dirname(address[path])
     links = {p: os.path.relpath(a, here or ".") for p, a in address.items()}
     try:
-        return page(notebook, path.parent, links, home=os.path.relpath("index.html", here or "."), contents=contents)
+        return page(notebook, path.parent, links, home=os.path.relpath("index.html", here or "."), contents=contents, source=source)
     except ValueError as e:
         raise Refusal(f"{path.name} cannot be made into a page: {e}") from None
 
@@ -767,7 +830,8 @@ def _contents(notebooks: dict[Path, Any], address: dict[Path, str]) -> list[tupl
             title, says = title_of(notebooks[path])
             entry = {"href": href, "title": _inline(title or path.stem), "says": _inline(says)}
             groups.setdefault(os.path.dirname(href) or "tools", []).append(entry)
-    return sorted(groups.items(), key=lambda g: (g[0] == "tools", g[0]))
+    order = ["topics", "how-to", "foundations", "tools", "api"]
+    return sorted(groups.items(), key=lambda g: (order.index(g[0]) if g[0] in order else len(order), g[0]))
 
 # %% ../nbs/90_reproduce.ipynb #59b5a92c
 def gallery(told: dict[str, Any], out: Path) -> str:
