@@ -704,6 +704,8 @@ def _localised(html: str, folder: Path, links: dict[Path, str]) -> str:
     soup = BeautifulSoup(html, "html.parser")
     for script in soup(["script", "link", "iframe"]):
         script.decompose()
+    for table in soup("table", border=True):
+        del table["border"]
     _anchored(soup)
     _cited(soup, folder, links)
     for img in soup("img", src=True):
