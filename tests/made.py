@@ -112,7 +112,7 @@ def _module(root: Path, path: Path) -> str:
     head = f"# confnb.{path.stem}\n\n> {_plain(ast.get_docstring(tree) or '')}"
     intro = (f"Explained, tested and shown at work in the notebook [{title(root / source)[0]}]({about}), which the module is exported from. "
              f"Shapes are written `(N, C, H, W)`: images, channels, height, width; `K` is the number of classes. Pixels lie in [0, 1].")
-    listed = "\n".join(f"- [`{n.name}`](#{n.anchor})" + (f": {_plain(_first(n.node) or n.comment)}" if _first(n.node) or n.comment else "") for n in names)
+    listed = "\n".join(f"- [`{n.name}`](#{n.anchor}): {_summary(n)}" for n in names)
     return notebook(head, intro, *([listed] if listed else []), *(_entry(n, f"confnb/{path.name}", about, places) for n in names))
 
 
@@ -135,6 +135,12 @@ def public(text: str) -> Iterator[Name]:
             seen[place] = seen.get(place, -1) + 1  # pandoc tells equal anchors apart by a number
             comment = lines[node.end_lineno - 1].partition("  # ")[2] if not isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
             yield Name(name, node, comment, cell, f"{place}-{seen[place]}" if seen[place] else place)
+
+
+def _summary(name: Name) -> str:
+    "One line on a name: what it gives, or what it is"
+    value = signature(name.node).partition(" = ")[2]
+    return _plain(_first(name.node) or name.comment) or (f"`{value}`" if len(value) < 70 else "a constant")
 
 
 def _places(source: Path) -> dict[str, tuple[str, str]]:
