@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # the public surface: editors and type checkers read it here,
     from .separation import separation_curve as separation_curve
     from .training import Recipe as Recipe
     from .training import fit as fit
+    from .training import label_smoothing_pairing as label_smoothing_pairing
     from .training import trained as trained
 
 
