@@ -1,11 +1,14 @@
 """What the command line refuses, and how: one sentence, status 2, nothing written."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 
 import pytest
 from test_reproduce import project
 
+from confnb import plans
 from confnb import reproduce as r
 
 
@@ -51,7 +54,7 @@ def test_bad_requests_are_refused_before_anything_is_written(home, capsys, monke
 
 
 def test_out_that_cannot_be_written(home, capsys, monkeypatch):
-    monkeypatch.setattr(r.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     status, _, err = command(capsys, monkeypatch, "reproduce", "--out", "closed")
     assert status == 2 and "no permission" in err
 
@@ -85,7 +88,7 @@ def test_list_has_every_identifier(home, capsys, monkeypatch):
 
 def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(r, "TEMPLATES", tmp_path / "site-packages" / "confnb" / "templates")
+    monkeypatch.setattr(plans, "TEMPLATES", tmp_path / "site-packages" / "confnb" / "templates")
     status, out, err = command(capsys, monkeypatch, "reproduce")
     assert (status, out) == (2, "") and "clone the repository" in err
     status, out, err = command(capsys, monkeypatch, "list")
@@ -93,7 +96,7 @@ def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):
 
 
 def test_missing_dev_extra_is_named(home, capsys, monkeypatch):
-    monkeypatch.setattr(r.importlib.util, "find_spec", lambda name: None if name == "papermill" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "papermill" else name)
     status, out, err = command(capsys, monkeypatch, "reproduce")
     assert (status, out) == (2, "") and "papermill" in err and "pip install 'confnb[dev]'" in err
     assert not (home / "runs").exists()

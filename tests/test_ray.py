@@ -1,0 +1,173 @@
+"""Topics and shards as tasks on a real Ray cluster of two nodes, one of which is killed in the middle; and shards that give the same table."""
+
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from test_resume import WAIT, project, tables
+
+from confnb import reproduce as r
+from confnb.attacks import pgd, uniform_noise
+from confnb.cluster import evaluate_sharded, example_seeds, local, on_ray, stopping
+from confnb.models import build
+from confnb.pages import Refusal
+from confnb.records import evaluate
+from confnb.runtime import streams
+from confnb.search import Linf
+
+N = 23
+
+
+@pytest.fixture(scope="module")
+def subject(digits):
+    return build("model_a", digits.shape, digits.classes, filters=4), digits.x_test[:N], digits.y_test[:N]
+
+
+def attacks(y):
+    """One with a number for a seed, one by default, one with a radius and a target for each example, one without a seed."""
+    eps = torch.linspace(0.05, 0.2, N)
+    return {
+        "pgd": partial(pgd, ball=Linf(0.1), steps=3, restarts=2, seed=5),
+        "noise": partial(uniform_noise, ball=Linf(0.1)),
+        "each": partial(pgd, ball=Linf(eps), steps=2, target=(y + 1) % 10, seed=streams(3, N)),
+        "flip": lambda model, x, y: 1 - x,
+    }
+
+
+@pytest.mark.parametrize("shards", [1, 3, N, 2 * N])
+def test_shards_give_the_rows_of_the_whole(subject, shards):
+    model, x, y = subject
+    chosen = attacks(y)
+    scores = {"largest": lambda logits, features: logits.max(1).values}
+    whole = evaluate(model, x, y, chosen, scores)
+    cut = evaluate_sharded(model, x, y, chosen, scores, shards=shards)
+    assert_frame_equal(cut, whole, rtol=1e-4, atol=1e-5)
+    assert not pd.Series(whole[whole.attack == "pgd"].linf).eq(0).any()
+
+
+def test_shards_side_by_side_leave_the_model_alone(subject):
+    model, x, y = subject
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with local(3) as submit:
+        cut = evaluate_sharded(model, x, y, attacks(subject[2]), shards=5, submit=submit)
+    assert_frame_equal(cut, evaluate(model, x, y, attacks(subject[2])), rtol=1e-4, atol=1e-5)
+    assert model.training and all(v.equal(before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_shard_that_counts_from_zero_would_start_elsewhere(subject):
+    """Why the seeds are cut: without it, the points differ."""
+    model, x, y = subject
+    attack = attacks(subject[2])["noise"]
+    whole, naive = evaluate(model, x, y, {"a": attack}), evaluate(model, x[10:], y[10:], {"a": attack})
+    assert abs(whole[whole.attack == "a"].l2.to_numpy()[10:] - naive[naive.attack == "a"].l2.to_numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("seed", [0, 1, -3, 2**40, 2**64 - 1])
+def test_example_seeds_stand_for_a_number(seed):
+    assert streams(example_seeds(seed, 9)[4:], 5, 2, 7).equal(streams(seed, 9, 2, 7)[4:])
+
+
+def test_an_attack_with_one_number_for_a_seed_is_refused(subject):
+    def mine(model, x, y, seed: int = 0):
+        return x
+
+    with pytest.raises(ValueError, match="'mine' takes its seed as one number"):
+        evaluate_sharded(*subject, {"mine": mine})
+    with pytest.raises(ValueError, match="shards must be at least 1"):
+        evaluate_sharded(*subject, shards=0)
+
+
+def test_local_work_that_is_given_up():
+    assert not stopping()
+    with pytest.raises(KeyboardInterrupt), local(1) as submit:
+        first, second = submit(_until_stopped), submit(_until_stopped)
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+    assert first.result(5) == "stopped" and second.cancelled()
+
+
+def _until_stopped():
+    while not stopping():
+        time.sleep(0.01)
+    return "stopped"
+
+
+def test_without_ray_it_says_how_to_install_it(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else name)
+    with pytest.raises(Refusal, match=r"needs ray, .* pip install 'confnb\[ray\]'"), on_ray():
+        pass
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one processor each on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'confnb[ray]'")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=small)
+    yield made, lambda: made.add_node(**{k: v for k, v in small.items() if k != "include_dashboard"})
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_shards_survive_a_node_that_dies(cluster, subject, tmp_path):
+    made, add = cluster
+    second, folder = add(), str(tmp_path)
+
+    def slow(model, x, y):
+        """Waits, the first time, until two shards are at work at once and one of them was killed."""
+        with open(f"{folder}/{os.getpid()}-{time.time_ns()}", "w"):
+            pass
+        while not os.path.exists(f"{folder}/go"):
+            time.sleep(0.05)
+        return 1 - x
+
+    def kill():
+        while len(os.listdir(folder)) < 2:
+            time.sleep(0.05)
+        made.remove_node(second, allow_graceful=False)
+        Path(folder, "go").touch()
+
+    model, x, y = subject
+    chosen = {"pgd": attacks(subject[2])["pgd"], "slow": slow}
+    threading.Thread(target=kill, daemon=True).start()
+    with on_ray(made.address) as submit:
+        cut = evaluate_sharded(model, x, y, chosen, shards=4, submit=submit)
+    assert_frame_equal(cut, evaluate(model, x, y, chosen), rtol=1e-4, atol=1e-5)
+    assert len(os.listdir(folder)) > 5, "no shard was begun again"
+
+
+@pytest.mark.slow
+def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
+    made, add = cluster
+    root = project(tmp_path, {name: WAIT.replace("'pid'", f"f'pid-{{os.getpid()}}-{name}'") for name in ("separation", "maxconfidence")})
+    monkeypatch.chdir(root)
+    second = add()
+
+    def kill():
+        while len(list(root.glob("pid-*"))) < 2:
+            time.sleep(0.1)
+        made.remove_node(second, allow_graceful=False)
+        Path("go").touch()
+
+    threading.Thread(target=kill, daemon=True).start()
+    said, plan = [], r.plan(root, [])
+    assert r.reproduce(plan, said.append, r.Means(ray=made.address)) == [], said
+    ran = (root / "ran.txt").read_text().split()
+    assert len(ran) == 3 and set(ran) == {"10_separation", "30_maxconfidence"}
+    there = tables(root / "runs/digits")
+    assert len(there) == 8 and r.stale(plan, plan.topics[0]) is None and r.stale(plan, plan.topics[1]) is None
+    Path("ran.txt").unlink()
+    assert r.reproduce(r.plan(root, [], out="runs/here"), said.append) == []
+    assert tables(root / "runs/here") == there

@@ -1,0 +1,385 @@
+"""A run that goes on: what is finished is not run again, and whatever stops a run, the next call ends with the same numbers."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
+
+from confnb import reproduce as r
+from confnb.runtime import cache_dir, remember
+
+TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in r.identifiers_of("maxconfidence")])}
+COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
+NUMBERS = (
+    "import random\ndraw = random.Random(steps)\n"
+    "def numbers(identifier, n=200):\n"
+    "    publish(identifier, 'numbers')\n"
+    "    (pathlib.Path(out) / f'{identifier}.csv').write_text('\\n'.join(str(draw.random()) for _ in range(n)) + '\\n')"
+)
+
+
+def project(root, between=None, first="", last=""):
+    """A checkout of two topics that count how often they run and publish random numbers; `between` is the code before the last one."""
+    for name, (stem, own) in TOPICS.items():
+        write_notebook(
+            root / f"nbs/topics/{stem}.ipynb",
+            (f"# {name}\n\n> Text.", "markdown"),
+            (PARAMETERS + f"\ndata = 'npz:{name}.npz'", "code", ["parameters"]),
+            (PUBLISH + NUMBERS,),
+            (COUNT.format(stem) + "\nif steps < 0:\n    from confnb.records import auc\n" + first,),
+            ("\n".join(f"numbers('{i}')" for i in own[:-1]),),
+            ((between or {}).get(name, "pass"),),
+            (f"numbers('{own[-1]}')\n" + last,),
+        )
+        (root / f"{name}.npz").write_bytes(b"data")
+    (root / "nbs/profiles").mkdir()
+    (root / "nbs/profiles/digits.yaml").write_text("steps: 7\n")
+    (root / "nbs/profiles/paper.yaml").write_text("steps: 1000\nname: digits\n")
+    shutil.copy(r.checkout(Path(__file__).parent) / "settings.ini", root)
+    return root
+
+
+def counted(root):
+    return (root / "ran.txt").read_text().split()
+
+
+def tables(out):
+    return {p.name: p.read_bytes() for p in sorted((out / "figures").glob("*.csv"))}
+
+
+MEET = (
+    "pathlib.Path(f'here-{}').write_text(os.environ.get('OMP_NUM_THREADS', ''))\n"
+    "while len(list(pathlib.Path('.').glob('here-*'))) < 2: time.sleep(0.05)"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = project(tmp_path_factory.mktemp("resume"), {name: MEET.format(name) for name in TOPICS}, last="time.sleep(0.5)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(r, "_cores", lambda: 4)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """Both topics side by side, each of which waits for the other: (plan, complaints, what was said)."""
+    said, plan = [], r.plan(home, [])
+    return plan, r.reproduce(plan, said.append, r.Means(jobs=2)), said
+
+
+def test_side_by_side_with_the_cores_divided(run, home):
+    plan, complaints, said = run
+    assert complaints == [] and sorted(counted(home)) == ["10_separation", "30_maxconfidence"]
+    assert [(home / f"here-{name}").read_text() for name in TOPICS] == ["2", "2"]
+    told = json.loads((plan.out / "manifest.json").read_text())
+    assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / "work").exists()
+    for stem, own in TOPICS.values():
+        mine = [line.split()[1] for line in said if line.split()[0] == stem and len(line.split()) > 1]
+        assert mine == [*own, "done"]
+
+
+def test_second_call_runs_nothing_and_leaves_the_same(run, home):
+    plan, *_ = run
+    before, said = tables(plan.out), []
+    (plan.out / "pages/10_separation.html").unlink()
+    began = time.monotonic()
+    assert r.reproduce(plan, said.append) == []
+    assert time.monotonic() - began < 15
+    assert len(counted(home)) == 2 and tables(plan.out) == before
+    assert [line.split()[1:3] for line in said] == [["finished", "before"]] * 2
+    told = json.loads((plan.out / "manifest.json").read_text())
+    assert told["missing"] == [] and all(t["reused"] and t["seconds"] > 0 for t in told["topics"].values())
+    assert "finished by an earlier call" in (plan.out / "index.html").read_text() and (plan.out / "pages/10_separation.html").exists()
+
+
+def changed(path, text):
+    "The file with other bytes; gives back what puts it right"
+    before, times = path.read_bytes(), path.stat()
+    path.unlink() if text is None else path.write_bytes(text(before))
+
+    def undo():
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return undo
+
+
+@pytest.mark.parametrize(
+    "path, text, why",
+    [
+        ("nbs/topics/10_separation.ipynb", lambda b: b.replace(b"numbers('man-T1')", b"numbers('man-T1') "), "changed since: code"),
+        ("separation.npz", lambda b: b + b"!", "changed since: data"),
+        ("runs/digits/figures/man-T1.csv", lambda b: b[:-3], "figures/man-T1.csv is missing or was changed"),
+        ("runs/digits/figures/hcnn-T1.svg", None, "figures/hcnn-T1.svg is missing or was changed"),
+        ("runs/digits/notebooks/10_separation.ipynb", None, "notebooks/10_separation.ipynb is missing"),
+        ("runs/digits/done/10_separation.json", lambda b: b[: len(b) // 2], "not finished before"),
+        ("runs/digits/done/10_separation.json", lambda b: b"[]", "not finished before"),
+        ("runs/digits/done/10_separation.json", None, "not finished before"),
+        ("nbs/topics/10_separation.ipynb", lambda b: b.replace(b"> Text.", b"> Other text."), None),
+        ("maxconfidence.npz", lambda b: b + b"!", None),
+        ("runs/digits/figures/mc-F1a.csv", None, None),
+    ],
+)
+def test_what_makes_a_topic_run_again(run, home, path, text, why):
+    plan, *_ = run
+    undo = changed(home / path, text)
+    try:
+        found = r.stale(plan, plan.topics[0])
+    finally:
+        undo()
+    assert (found is None) if why is None else why in found
+    assert r.stale(plan, plan.topics[0]) is None
+
+
+def test_parameters_library_versions_and_device_count(run, home, tmp_path, monkeypatch):
+    plan, *_ = run
+    assert "parameters" in r.stale(r.plan(home, [], settings=["eps=0.5"]), plan.topics[0])
+    assert r.stale(r.plan(home, [], settings=["steps=7"]), plan.topics[0]) is None
+    package = Path(r.__file__).parent
+    shutil.copytree(package, tmp_path / "confnb", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(r, "TEMPLATES", tmp_path / "confnb/templates")
+    for name, why in (("hcnn", None), ("reproduce", None), ("search", "library")):
+        (tmp_path / f"confnb/{name}.py").write_text("# changed\n")
+        found = r.stale(plan, plan.topics[0])
+        assert (found is None) if why is None else why in found
+    monkeypatch.setattr(r, "versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(r, "devices", lambda _: "cuda (another)")
+    assert r.stale(plan, plan.topics[0]) == "changed since: library, versions, device"
+
+
+def test_what_a_topic_imports_is_followed():
+    found = r.library_of(r.checkout(Path(__file__).parent) / "nbs/topics/10_separation.ipynb")
+    assert {"separation", "search", "runtime", "plots"} <= set(found) and not {"reproduce", "gallery", "pages"} & set(found)
+    modules = {m: Path(m) for m in ("__init__", "search", "attacks")}
+    assert r._imported("from confnb import search\nimport confnb.attacks", modules) == {"search", "attacks"}
+    assert r._imported("from confnb import max_confidence", modules) == set(modules)
+    assert r._imported("from .search import Linf", modules) == {"search"}
+
+
+def test_again_runs_what_is_finished(run, home):
+    plan = r.plan(home, ["separation"])
+    before = tables(plan.out)
+    assert r.reproduce(plan, lambda _: None, again=True) == []
+    assert counted(home).count("10_separation") == 2 and tables(plan.out) == before
+
+
+def test_a_folder_takes_one_run_at_a_time(run):
+    plan, *_ = run
+    with r._held(plan.folder), pytest.raises(r.Refusal, match="another run is at work"):
+        r.reproduce(plan)
+    assert (plan.out / "index.html").exists()
+
+
+def test_two_topics_with_the_same_identifier(tmp_path, monkeypatch):
+    """`hcnn-X0` could be either's: the first keeps it, the other is told, and neither is run for ever."""
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+    plan = r.plan(root, [])
+    first, second = plan.topics
+    ran = [r.Ran(first, 1.0, None, {"hcnn-X0": 0.1}, []), r.Ran(second, 1.0, None, {"hcnn-X0": 0.2}, [])]
+    (plan.folder / "figures").mkdir(parents=True)
+    (plan.folder / "figures/hcnn-X0.json").write_text(json.dumps({"kind": "table", "caption": "c", "files": {}}))
+    told = r.manifest(plan, ran)
+    assert told["identifiers"]["hcnn-X0"]["topic"] == "separation" and told["topics"]["maxconfidence"]["taken"] == ["hcnn-X0"]
+    assert any("which another topic has published" in s for s in r._complaints(told))
+
+
+# stopped in the middle
+
+
+def command(*words, **settings):
+    return subprocess.Popen([*RUN, "reproduce", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+
+
+def await_(condition, seconds=60):
+    patience = time.time() + seconds
+    while not condition():
+        assert time.time() < patience
+        time.sleep(0.1)
+
+
+def gone(pid):
+    return not os.path.exists(f"/proc/{pid}") or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The tables of a run that nothing stopped."""
+    root = project(tmp_path_factory.mktemp("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert r.reproduce(r.plan(root, []), lambda _: None) == []
+        return tables(root / "runs/digits")
+
+
+WAIT = "pathlib.Path('pid').write_text(str(os.getpid()))\nwhile not os.path.exists('go'): time.sleep(0.1)"
+
+
+@pytest.mark.slow
+def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
+    root = project(tmp_path, {"maxconfidence": WAIT})
+    monkeypatch.chdir(root)
+    child = command()
+    await_(lambda: Path("pid").exists() and Path("pid").read_text())
+    kernel = int(Path("pid").read_text())
+    child.kill()
+    child.communicate(timeout=60)
+    await_(lambda: gone(kernel), 60)
+    Path("go").touch()
+    after = command()
+    out, err = after.communicate(timeout=120)
+    assert after.returncode == 0, err
+    assert tables(root / "runs/digits") == uninterrupted
+    assert counted(root) == ["10_separation", "30_maxconfidence", "30_maxconfidence"]
+    assert list((root / "runs/digits").glob("work/*")) == []
+
+
+@pytest.mark.slow
+def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, uninterrupted):
+    root = project(tmp_path, {"separation": "if not os.path.exists('go'): os.kill(os.getpid(), 9)"})
+    monkeypatch.chdir(root)
+    complaints = r.reproduce(r.plan(root, []), lambda _: None)
+    assert "10_separation" in complaints[0] and "died" in complaints[0].lower() and "man-T1" in complaints[1]
+    assert len(complaints) == 2 and r.stale(r.plan(root, []), r.plan(root, []).topics[1]) is None
+    Path("go").touch()
+    assert r.reproduce(r.plan(root, []), lambda _: None) == []
+    assert tables(root / "runs/digits") == uninterrupted and counted(root).count("30_maxconfidence") == 1
+
+
+@pytest.mark.slow
+def test_full_disk(tmp_path, monkeypatch, uninterrupted):
+    """No file can grow beyond 100 kB, and the topic wants to write a larger one."""
+    big = "if not os.path.exists('go'): (pathlib.Path(out) / 'big').write_bytes(bytes(200_000))"
+    root = project(tmp_path, {"maxconfidence": big})
+    monkeypatch.chdir(root)
+    first = command("maxconfidence", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 1 and "File too large" in err and "Traceback" not in err, err
+    Path("go").touch()
+    second = command("maxconfidence")
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert tables(root / "runs/digits") == {k: v for k, v in uninterrupted.items() if k.startswith("mc-")}
+
+
+def test_not_even_the_runner_can_write(tmp_path, monkeypatch):
+    """A disk that is full for the runner's own files is this topic's error, in one sentence, and leaves no stamp."""
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(r, "_execute", lambda *_: 0)
+    monkeypatch.setattr(r, "write_text", full)
+    plan = r.plan(root, ["separation"])
+    ran = r.run_topic(plan, plan.topics[0])
+    assert ran.error.startswith("10_separation: ") and "No space left" in ran.error
+    assert "not finished" in r.stale(plan, plan.topics[0]) and list((plan.folder / "work").iterdir()) == []
+
+
+# the cache
+
+
+def kept(compute, key="a"):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = remember("thing", key, ".txt", compute, lambda v, p: p.write_text(v), lambda p: p.read_text())
+    return found, [str(w.message) for w in heard]
+
+
+@pytest.mark.parametrize("harm", [lambda p: p.write_text(p.read_text()[:-1]), lambda p: p.write_text("x" + p.read_text()[1:]), lambda p: p.with_suffix(".sha256").unlink()])
+def test_what_was_remembered_is_checked_when_read(tmp_path, monkeypatch, harm):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+    assert kept(lambda: "numbers") == ("numbers", []) and kept(lambda: 1 / 0) == ("numbers", [])
+    harm(cache_dir() / "thing/a.txt")
+    found, heard = kept(lambda: "numbers again")
+    assert found == "numbers again" and "cannot be used" in heard[0]
+    assert kept(lambda: 1 / 0) == ("numbers again", [])
+
+
+def test_killed_while_it_is_remembered(tmp_path):
+    code = "import os\nfrom confnb.runtime import remember\ndef save(v, p):\n    p.write_text(v[:3]); os.kill(os.getpid(), 9)\n" \
+           "remember('thing', 'a', '.txt', lambda: 'numbers', save, None)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CONFNB_CACHE": str(tmp_path)})
+    assert done.returncode == -9 and not (tmp_path / "thing/a.txt").exists()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+
+    def full(value, path):
+        path.write_text(value[:2])
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        remember("thing", "a", ".txt", lambda: "numbers", full, None)
+    assert list((tmp_path / "thing").iterdir()) == [] and kept(lambda: "numbers") == ("numbers", [])
+
+
+# grids
+
+
+def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch):
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+    plans = r.plan_sweep(root, ["separation"], ["steps=1,2"], "digits", ["eps=0.5"], None)
+    assert list(plans) == ["steps=1", "steps=2"] and str(plans["steps=1"].out) == "runs/digits-sweep/steps=1"
+    said = []
+    assert r.sweep(plans, Path("runs/digits-sweep"), said.append, r.Means(jobs=2)) == []
+    assert counted(root) == ["10_separation"] * 2 and said[0].split()[0] == "steps=1/10_separation"
+    one, two = (tables(p.folder) for p in plans.values())
+    assert one.keys() == two.keys() and one["man-T1.csv"] != two["man-T1.csv"]
+    text = (root / "runs/digits-sweep/index.html").read_text()
+    assert text.count("steps = 1") == 3 and text.count("steps = 2") == 3 and ">eps = " not in text and "steps%3D1/figures/man-T1.svg" in text
+    assert (root / "runs/digits-sweep/steps=2/index.html").exists() and (root / "runs/digits-sweep/steps=1/claims.html").exists()
+    assert r.sweep(plans, Path("runs/digits-sweep"), said.append) == [] and len(counted(root)) == 2
+
+
+@pytest.mark.parametrize(
+    "sweeps, says",
+    [(["steps"], "must be name=a,b,c"), (["steps=1,,2"], "must be name=a,b,c"), (["steps=1", "steps=2"], "names a parameter twice"),
+     (["steps=1,1"], "the same folder"), (["stesp=1"], "'stesp' is no parameter"), (["steps=x"], "is not of type int")],
+)  # fmt: skip
+def test_bad_sweeps_are_refused(tmp_path, monkeypatch, sweeps, says):
+    monkeypatch.chdir(project(tmp_path))
+    with pytest.raises(r.Refusal, match=re.escape(says)):
+        r.plan_sweep(tmp_path, [], sweeps, "digits", [], None)
+    assert not Path("runs").exists()
+
+
+def test_means_are_checked():
+    for bad in {"jobs": 0}, {"cpus": 0}, {"gpus": -1}:
+        with pytest.raises(r.Refusal, match="at least"):
+            r.Means(**bad)
+    assert r.Means().threads is None and r.Means(ray="auto", cpus=3).threads == 3
+
+
+# the live view
+
+
+def test_a_terminal_shows_one_line_for_each_topic(monkeypatch):
+    import io
+
+    monkeypatch.setattr(r.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
+    stream = io.StringIO()
+    view = r.on_terminal(stream)
+    at = r.Progress(65, 3, 9, {"mc-F1a": 3.0}, "mc-F1b", 70.0)
+    view.follow({"30_maxconfidence": at, "20_hcnn": r.Progress(1, 0, 9, {}, "", None)})
+    assert stream.getvalue().count("\n") == 2 and "mc-F1b   cell 3 of 9, 1 published" in stream.getvalue()
+    assert all(len(line) < 60 for line in stream.getvalue().splitlines())
+    view.follow({"30_maxconfidence": at})
+    assert "\x1b[2F\x1b[J" in stream.getvalue()
+    view.ended("30_maxconfidence", r.Ran(r.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
+    assert stream.getvalue().endswith("\x1b[1F\x1b[J  30_maxconfidence     done 70.0 s; 1 tables and figures\n")
