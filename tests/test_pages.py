@@ -104,7 +104,8 @@ def small_run(root, caption="what is shown"):
     (out / "logs/10_separation.log").write_text("")
     (out / "pages/10_separation.html").write_text(r.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
     told = r.manifest(plan, [r.Ran(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
-    (out / "index.html").write_text(r.gallery(told, out))
+    for name, text in ("index.html", r.gallery(told, out)), ("claims.html", r.claims_page(told, out)):
+        (out / name).write_text(text)
     return told, out
 
 
@@ -230,7 +231,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("name", ["index.html", "pages/10_separation.html", "../made/index.html", "../made/topics/20_hcnn.html"])
+@pytest.mark.parametrize("name", ["index.html", "claims.html", "pages/10_separation.html", "../made/index.html", "../made/topics/20_hcnn.html"])
 def test_in_the_browser(browser, site, name, width):
     page = (site[0] / name).resolve()
     assert look(browser, page, width, dark=width == 390) == []
