@@ -4,6 +4,8 @@
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -29,6 +31,8 @@ def fresh(root: Path, copy: Path) -> None:
     for module in modules(copy):  # nbdev never deletes a module whose notebook is gone
         module.unlink()
     _nbdev(copy)
+    for notebook in _notebooks(copy):
+        part_title(notebook)
     for page in copy.glob("nbs/api/*.ipynb"):
         page.unlink()
     for path, content in made(copy).items():
@@ -51,6 +55,19 @@ def _nbdev(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode or "Failed" in done.stderr:
         sys.exit(f"nbdev could not clean or export the notebooks:\n{done.stdout}{done.stderr}")
+
+
+def part_title(path: Path) -> None:
+    "Leaves the title and the line below it alone in the first cell: nbdev makes them the head of the page, and drops what else the cell holds"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    first = notebook["cells"][0]
+    head = re.match(r"# .+\n\s*\n> .+(?:\n> .+)*", text := "".join(first["source"]))
+    if not head or not (rest := text[head.end() :].strip()):
+        return
+    first["source"] = head[0].splitlines(True)
+    cell = {"cell_type": "markdown", "id": hashlib.sha256(rest.encode()).hexdigest()[:8], "metadata": {}, "source": rest.splitlines(True)}
+    notebook["cells"].insert(1, cell)
+    path.write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def readme(index: Path) -> str:

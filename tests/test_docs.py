@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import in_step
 import made
 import pytest
 import yaml
@@ -135,6 +136,21 @@ def test_the_site_is_the_one_of_settings_ini(site):
     assert (web["title"], web["description"]) == (own["title"], own["description"]) and made.WEB == f"{own['git_url']}/blob/{own['branch']}"
 
 
+def words(path):
+    return {w for kind, source, _ in made.cells(path) if kind == "markdown" for w in re.findall(r"\w+", source)}
+
+
+def test_the_first_cell_holds_the_title_alone(tmp_path):
+    "What else it holds would be missing on the site: nbdev makes the cell the head of the page"
+    for page in PAGES:
+        assert re.fullmatch(r"# .+\n\s*\n> .+(\n> .+)*\s*", made.cells(page)[0][1]), name(page)
+    path = tmp_path / "a.ipynb"
+    path.write_text(made.notebook("# A\n\n> of two\n> lines\n\nText.\n\n- a: b", "More."))
+    for _ in range(2):
+        in_step.part_title(path)
+        assert [source for _, source, _ in made.cells(path)] == ["# A\n\n> of two\n> lines", "Text.\n\n- a: b", "More."]
+
+
 @pytest.mark.slow
 def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
     "What Quarto is given: every page with its title, the files beside them, and no directive left"
@@ -156,6 +172,8 @@ def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
         head = yaml.safe_load("".join(cells[0]["source"]).strip().strip("-"))
         assert head["title"] == made.title(page)[0] and head["output-file"].endswith(".html")
         assert not [c for c in cells if c["cell_type"] == "code" and "#| export" in "".join(c["source"])]
+        lost = words(page) - words(made_there / name(page)) - set(re.findall(r"\w+", made.cells(page)[0][1]))
+        assert not lost, f"nbdev drops text of {name(page)}: {sorted(lost)[:10]}"
     documented = "".join((made_there / "topics/30_maxconfidence.ipynb").read_text(encoding="utf-8"))
     assert "### max_confidence" in documented and "#L" in documented  # the documentation of what a cell exports, with its source
 
