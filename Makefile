@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PROFILE ?= digits
 export MPLBACKEND ?= agg
 
-.PHONY: figures test setup in-step notebooks reference pages docs bench coverage clean
+.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --out runs/$(PROFILE)
@@ -32,16 +32,19 @@ notebooks: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/foundations
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/90_reproduce.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/index.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/how-to
 
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
 	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
 	$(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/04_search.ipynb runs/mnist/notebooks/04_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
-	cp runs/mnist/figures/mc-F2a.png nbs/images/
+	$(BIN)/python tests/in_step.py --write
 
-pages: setup
-	$(BIN)/confnb pages --out runs/pages
+# every notebook as it is stored, as pages that need neither Quarto nor a network
+preview-offline pages: setup
+	@$(BIN)/confnb pages --out runs/pages >/dev/null
+	@echo "The pages lie in runs/pages; open file://$(CURDIR)/runs/pages/index.html"
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_search.py
@@ -55,9 +58,11 @@ coverage: setup
 	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=confnb --cov-report=json:runs/coverage.json
 	$(BIN)/python tests/covered.py runs/coverage.json nbs/images/coverage.svg
 
+# the site, in _docs
 docs: setup
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto (https://quarto.org/docs/get-started); 'make pages' gives offline pages without it"; exit 1; }
-	$(BIN)/nbdev_docs
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.4 or later, which is not installed here: take it from https://quarto.org/docs/get-started, or run .venv/bin/nbdev_install_quarto. 'make preview-offline' gives pages without it."; exit 1; }
+	@touch README.md  # made by tests/in_step.py, not by nbdev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
 
 clean:
 	rm -rf runs _docs _proc build dist *.egg-info

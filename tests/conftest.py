@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from hypothesis import settings
@@ -33,3 +35,33 @@ def digits():
 def small_model(digits):
     "A small Model A, right on most digits and far from certain: its gradients do not vanish"
     return trained("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium that may not reach the network, with a log of what it asks for."""
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("there is no headless Chromium with its driver here")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        "disable-dev-shm-usage",
+        "hide-scrollbars",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    driver.get("about:blank")
+    yield driver
+    driver.quit()

@@ -104,7 +104,8 @@ def small_run(root, caption="what is shown"):
     (out / "logs/10_separation.log").write_text("")
     (out / "pages/10_separation.html").write_text(r.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
     told = r.manifest(plan, [r.Ran(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
-    (out / "index.html").write_text(r.gallery(told, out))
+    for name, text in ("index.html", r.gallery(told, out)), ("claims.html", r.claims_page(told, out)):
+        (out / name).write_text(text)
     return told, out
 
 
@@ -120,15 +121,75 @@ def links_of(page):
     return [(page.parent / unquote(urlparse(s).path)).resolve() if urlparse(s).path else page for s in there]
 
 
-def test_pages_of_this_repository(tmp_path):
-    """Every stored notebook becomes a page, its formulas convert and its links lead to files."""
-    r.pages(r.checkout(Path(r.__file__).parent), tmp_path)
-    made = list(tmp_path.rglob("*.html"))
-    assert len(made) > 5
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """The pages of this repository."""
+    root = r.checkout(Path(r.__file__).parent)
+    folder = tmp_path_factory.mktemp("pages")
+    r.pages(root, folder)
+    return folder
+
+
+def broken(folder):
+    """The links of all pages below `folder` that lead to no file, or to no mark in it."""
+    from bs4 import BeautifulSoup
+
+    pages = {p.resolve(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in folder.rglob("*.html")}
+    marks = {p: {e["id"] for e in soup(id=True)} | {e["name"] for e in soup("a", attrs={"name": True})} for p, soup in pages.items()}
+    wrong = []
+    for page, soup in pages.items():
+        for link in (a["href"] for a in soup("a", href=True) if not re.match(r"\w+:", a["href"])):
+            path, _, place = link.partition("#")
+            there = (page.parent / unquote(urlparse(path).path)).resolve() if path else page
+            there = there / "index.html" if there.is_dir() else there
+            if not there.exists() or place and there in marks and unquote(place) not in marks[there]:
+                wrong.append(f"{page.relative_to(folder.resolve())}: {link}")
+    return wrong
+
+
+def test_pages_of_this_repository(offline):
+    """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
+    made = list(offline.rglob("*.html"))
+    assert len(made) == len([p for p in (Path(r.__file__).parents[1] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style)\b.*?</\1>", "", page.read_text())
-        assert not re.search(r"\$[^$\n]{1,200}\$|\\(frac|begin|text|max)\b", prose), page
+        assert not re.search(r"\$[^$\n]{1,200}\$|\\(frac|begin|text|max)\b|\[@\w", prose), page
+    assert broken(offline) == []
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="x">A</h1><a href="b.html#y">1</a> <a href="b.html#z">2</a> <a href="c.html">3</a> <a href="#x">4</a> <a href="#q">5</a>')
+    (tmp_path / "b.html").write_text('<a id="y"></a><a href="https://example.org">web</a>')
+    assert broken(tmp_path) == ["a.html: b.html#z", "a.html: c.html", "a.html: #q"]
+
+
+CITED = {
+    "See [@wu2018reinforcing, section 3].": '(<a href="bibliography.html#ref-wu2018reinforcing">Wu et al. 2018</a>, section 3)',
+    "[@clopper1934use; @dvoretzky1956asymptotic]": 'Clopper and Pearson 1934</a>; <a href="bibliography.html#ref-dvoretzky1956asymptotic">Dvoretzky',
+    "`[@not_a_citation]` in code": "<code>[@not_a_citation]</code>",
+    "a [link](https://a.org/@b) and [x @ y]": '<a href="https://a.org/@b">link</a> and [x @ y]',
+}
+
+
+@pytest.mark.parametrize("text", CITED)
+def test_citations_become_links(text):
+    nbs = Path(r.__file__).parents[1] / "nbs"
+    assert CITED[text] in r.page(notebook((text, "markdown")), nbs, {nbs / "bibliography.ipynb": "bibliography.html"})
+    assert "cite:" not in r.page(notebook((text, "markdown")), nbs, {})  # where there is no such page the name stays
+
+
+def test_a_citation_of_nothing_is_named(tmp_path):
+    with pytest.raises(ValueError, match="@nobody2000x is not in references.bib"):
+        r.page(notebook(("[@nobody2000x]", "markdown")), tmp_path, {})
+
+
+def test_headings_bear_quartos_anchors():
+    import made
+
+    heads = ["mc-F1: one model, `its` bounds", "Twice", "Twice", "3 models, 99 %", "What is proved?"]
+    text = r.page(notebook(("\n\n".join(f"## {h}" for h in heads), "markdown")), Path("."), {})
+    assert re.findall(r'<h2 id="([^"]+)"', text) == [made.anchor(h) + ("-1" if i == 2 else "") for i, h in enumerate(heads)]
 
 
 def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
@@ -137,36 +198,6 @@ def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
     with pytest.raises(r.Refusal, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
         r.pages(root, root / "made")
     assert not (root / "made").exists()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium that may not reach the network, with a log of what it asks for."""
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("there is no headless Chromium with its driver here")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "no-first-run",
-        "disable-dev-shm-usage",
-        "hide-scrollbars",
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    driver.get("about:blank")
-    yield driver
-    driver.quit()
 
 
 def look(browser, page, width, dark=False):
@@ -200,7 +231,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("name", ["index.html", "pages/10_separation.html", "../made/index.html", "../made/topics/20_hcnn.html"])
+@pytest.mark.parametrize("name", ["index.html", "claims.html", "pages/10_separation.html", "../made/index.html", "../made/topics/20_hcnn.html"])
 def test_in_the_browser(browser, site, name, width):
     page = (site[0] / name).resolve()
     assert look(browser, page, width, dark=width == 390) == []
@@ -213,3 +244,78 @@ def test_in_the_browser(browser, site, name, width):
         assert browser.execute_script(
             "return [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().height > 8).length"
         ) == 2 * len(FORMULAS)
+
+
+SITES = {"offline": "the offline pages", "_docs": "the site that Quarto has made"}
+
+
+@pytest.fixture(scope="module", params=SITES)
+def every_page(request):
+    """A folder of pages to look at: the offline ones, and Quarto's where `make docs` was run."""
+    if request.param == "offline":
+        return request.getfixturevalue("offline")
+    if not (folder := Path(r.__file__).parents[1] / "_docs").is_dir():
+        pytest.skip("there is no _docs; make docs makes it where Quarto is installed")
+    return folder
+
+
+def test_no_link_is_broken(every_page):
+    assert broken(every_page) == []
+
+
+FAULTS = """
+const wide = [...document.querySelectorAll('main *')].filter(e => {
+    for (let box = e.parentElement; box && box !== document.body; box = box.parentElement)
+        if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(box).overflowX)) return false;
+    return e.getBoundingClientRect().right > innerWidth + 1;
+}).map(e => e.tagName + ' ' + (e.innerText || '').slice(0, 40));
+const pictures = [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.alt || i.src.slice(0, 60));
+const faint = [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().height < 4).map(m => m.textContent);
+const page = Math.max(0, document.documentElement.scrollWidth - innerWidth);
+document.querySelectorAll('pre, code, math, script').forEach(e => e.remove());
+const raw = document.body.innerText.match(/.{0,20}(\\$|\\\\[a-z]{2,}|\\[@|\\?\\?\\w).{0,20}/g) || [];
+return {page, wide, pictures, faint, raw};
+"""
+
+
+def faults(browser):
+    """What is wrong with the page that is open: too wide, without a picture, or with a formula or a reference left raw."""
+    return {k: v for k, v in browser.execute_script(FAULTS).items() if v}
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("width, dark", [(390, True), (1200, False)], ids=["telephone", "desk"])
+def test_every_page_in_the_browser(browser, every_page, width, dark):
+    wrong = {}
+    for page in sorted(every_page.rglob("*.html")):
+        asked = look(browser, page, width, dark)
+        if every_page.name != "_docs" and asked:
+            wrong[page.name] = asked
+        if found := faults(browser):
+            wrong[str(page.relative_to(every_page))] = found
+    assert wrong == {}
+
+
+@pytest.mark.browser
+def test_faults_are_found(browser, tmp_path):
+    wide = "<table><tr><td style='min-width: 900px'>x</td></tr></table>"
+    page = tmp_path / "a.html"
+    page.write_text(f"<main>{wide}<p>a $x^2$ and \\frac and [@me2000x]</p><img src='none.png' alt='gone'><pre>$ code</pre></main>")
+    look(browser, page, 390)
+    found = faults(browser)
+    assert found["page"] > 400 and found["pictures"] == ["gone"] and len(found["raw"]) >= 1 and any(w.startswith("TABLE") for w in found["wide"])
+
+
+@pytest.mark.browser
+def test_figures_are_white_cards_on_the_dark_site(browser, tmp_path):
+    """The site's own style sheet, on a page built as Quarto builds one."""
+    page = tmp_path / "a.html"
+    (tmp_path / "styles.css").write_text((Path(r.__file__).parents[1] / "nbs/styles.css").read_text())
+    picture = "<img class='figure-img' src='data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"20\"/>'>"
+    table = "<table class='dataframe'><tr>" + "<td>0.123456</td>" * 40 + "</tr></table>"
+    page.write_text(f"<link rel='stylesheet' href='styles.css'><body class='quarto-dark' style='background: #222; margin: 0'><main><div class='cell-output-display'>{picture}</div>{table}</main>")
+    look(browser, page, 390, dark=True)
+    style = "getComputedStyle(document.images[0])"
+    assert browser.execute_script(f"return [{style}.backgroundColor, parseFloat({style}.paddingTop) > 5]") == ["rgb(255, 255, 255)", True]
+    assert faults(browser) == {}

@@ -1,0 +1,343 @@
+"""The docs: every page is listed, every link and citation leads somewhere, the made pages say what the library is."""
+
+import configparser
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import in_step
+import made
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+PAGES = made.pages(NBS)
+HOW_TO = [p for p in PAGES if p.parent.name == "how-to"]
+MODULES = sorted(p.stem for p in (ROOT / "confnb").glob("*.py") if not p.stem.startswith("_"))
+PLANNED = {"40_rce_kdensity.ipynb", "50_regularization_quantization.ipynb"}  # topics that may be linked to before they are there
+
+
+def name(path):
+    return path.relative_to(NBS).as_posix()
+
+
+def markdown(path):
+    "The text of a notebook's Markdown cells without code"
+    texts = [source for kind, source, _ in made.cells(path) if kind == "markdown"]
+    return re.sub(r"(?s)```.*?```|`[^`\n]*`", "`code`", "\n\n".join(texts))
+
+
+def code(path):
+    return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+
+
+def anchors(path):
+    "The anchors that a page has, of headings and of marks in the text"
+    heads, seen = [made.anchor(text) for _, text, _ in made.headings(path)], {}
+    for head in heads:
+        seen[head] = seen.get(head, -1) + 1
+    numbered = {f"{head}-{n}" for head, last in seen.items() for n in range(1, last + 1)}
+    return {*heads, *numbered, *re.findall(r'<a id="([^"]+)">', markdown(path))}
+
+
+# links and references
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_a_file_and_an_anchor_in_it(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", markdown(page)):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, place = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if there.name in PLANNED and not there.exists():
+            continue
+        assert there.is_file(), f"{name(page)} links to {target}, which is no file"
+        assert not place or place in anchors(there), f"{name(page)} links to {target}, but there is no such heading"
+
+
+def test_every_citation_is_in_the_bibliography_and_every_entry_is_cited():
+    told = made.entries((NBS / "references.bib").read_text(encoding="utf-8"))
+    used = {key: name(page) for page in PAGES for key in made.cited(page)}
+    assert not {key: page for key, page in used.items() if key not in told}
+    assert not set(told) - set(used), f"cited nowhere: {set(told) - set(used)}"
+    for key, entry in told.items():
+        assert {"author", "title", "year"} <= set(entry) and {"doi", "eprint", "url"} & set(entry), key
+        assert re.search(r"\d{4}", key)[0] == entry["year"], f"{key} is of {entry['year']}"
+
+
+def test_what_looks_like_a_citation_is_one():
+    "Brackets with an @ that the pattern for keys would pass over"
+    for page in PAGES:
+        for text in re.findall(r"\[[^\]\n]*@[^\]\n]*\]", markdown(page)):
+            assert made.CITATION.findall(text) and text.count("@") == len(made.CITATION.findall(text)), f"{name(page)}: {text}"
+
+
+@pytest.mark.parametrize("text, keys", [
+    ("As [@wu2018reinforcing, section 3; @pang2018towards] say", ["wu2018reinforcing", "pang2018towards"]),
+    ("`@wu2018reinforcing` is code, me@home2018a.org an address", []),
+])
+def test_citations_are_found(tmp_path, text, keys):
+    (tmp_path / "a.ipynb").write_text(made.notebook("# A\n\n> b", text))
+    assert made.cited(tmp_path / "a.ipynb") == keys
+
+
+# the site
+
+
+@pytest.fixture(scope="module")
+def site():
+    "_quarto.yml with the sidebar, as Quarto puts them together"
+    told, sidebar = (yaml.safe_load((NBS / f).read_text(encoding="utf-8")) for f in ("_quarto.yml", "sidebar.yml"))
+    return told, sidebar["website"]["sidebar"]["contents"]
+
+
+def listed(contents):
+    for item in contents:
+        if isinstance(item, str):
+            yield item
+        elif "href" in item:
+            yield item["href"]
+        yield from listed(item.get("contents", ()) if isinstance(item, dict) else ())
+
+
+def test_the_sidebar_lists_every_page_and_nothing_else(site):
+    pages = list(listed(site[1]))
+    assert len(pages) == len(set(pages)) and set(pages) == {name(p) for p in PAGES}
+    assert [s["section"] for s in site[1] if "section" in s][:3] == ["Topics", "How to", "Foundations"]
+
+
+def test_what_the_site_names_exists(site):
+    told = site[0]
+    assert {told["bibliography"], told["format"]["html"]["css"]} <= {p.name for p in NBS.iterdir()}
+    here = [item["href"] for item in told["website"]["navbar"]["left"]]
+    here += re.findall(r"\]\(/([^)]+)\)", " ".join(told["website"]["page-footer"].values()))
+    assert here and all((NBS / path).is_file() for path in here)
+    assert set(told["format"]["html"]["theme"]) == {"light", "dark"} and told["website"]["search"]
+    assert (told["website"]["repo-subdir"], told["website"]["repo-actions"][0]) == ("nbs", "source")  # the link to the notebook
+    assert set(told["metadata-files"]) == {"nbdev.yml", "sidebar.yml"}
+
+
+def test_the_site_is_the_one_of_settings_ini(site):
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    own, web = settings["DEFAULT"], site[0]["website"]
+    assert (NBS / "_quarto.yml").resolve() == ROOT / "_quarto.yml" and own["custom_sidebar"] == "True"
+    assert web["site-url"] == own["doc_host"] + own["doc_baseurl"] and web["repo-url"] == own["git_url"]
+    assert (web["title"], web["description"]) == (own["title"], own["description"]) and made.WEB == f"{own['git_url']}/blob/{own['branch']}"
+
+
+def words(path):
+    return {w for kind, source, _ in made.cells(path) if kind == "markdown" for w in re.findall(r"\w+", source)}
+
+
+def test_the_first_cell_holds_the_title_alone(tmp_path):
+    "What else it holds would be missing on the site: nbdev makes the cell the head of the page"
+    for page in PAGES:
+        assert re.fullmatch(r"# .+\n\s*\n> .+(\n> .+)*\s*", made.cells(page)[0][1]), name(page)
+    path = tmp_path / "a.ipynb"
+    path.write_text(made.notebook("# A\n\n> of two\n> lines\n\nText.\n\n- a: b", "More."))
+    for _ in range(2):
+        in_step.part_title(path)
+        assert [source for _, source, _ in made.cells(path)] == ["# A\n\n> of two\n> lines", "Text.\n\n- a: b", "More."]
+
+
+@pytest.mark.slow
+def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
+    "What Quarto is given: every page with its title, the files beside them, and no directive left"
+    for part in "nbs", "confnb":
+        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for file in "settings.ini", "_quarto.yml":
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / "process.py").write_text("import nbdev.quarto\nif __name__ == '__main__':\n    nbdev.quarto._ensure_quarto = lambda: None\n"
+                                         "    nbdev.quarto._pre_docs(n_workers=0)\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, "process.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    made_there = tmp_path / "_proc"
+    assert {p.relative_to(made_there).as_posix() for p in made_there.rglob("*.ipynb")} == {name(p) for p in PAGES}
+    assert {"_quarto.yml", "sidebar.yml", "nbdev.yml", "references.bib", "styles.css"} <= {p.name for p in made_there.iterdir()}
+    assert (made_there / "sidebar.yml").read_bytes() == (NBS / "sidebar.yml").read_bytes()
+    for page in PAGES:
+        cells = json.loads((made_there / name(page)).read_text(encoding="utf-8"))["cells"]
+        head = yaml.safe_load("".join(cells[0]["source"]).strip().strip("-"))
+        assert head["title"] == made.title(page)[0] and head["output-file"].endswith(".html")
+        assert not [c for c in cells if c["cell_type"] == "code" and "#| export" in "".join(c["source"])]
+        lost = words(page) - words(made_there / name(page)) - set(re.findall(r"\w+", made.cells(page)[0][1]))
+        assert not lost, f"nbdev drops text of {name(page)}: {sorted(lost)[:10]}"
+    documented = "".join((made_there / "topics/30_maxconfidence.ipynb").read_text(encoding="utf-8"))
+    assert "### max_confidence" in documented and "#L" in documented  # the documentation of what a cell exports, with its source
+
+
+def pandoc():
+    for command in ["pandoc"], ["quarto", "pandoc"]:
+        if shutil.which(command[0]):
+            return command
+    pytest.skip("there is no pandoc, and no Quarto that brings one")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_pandoc_understands_every_formula_and_citation(page):
+    command = [*pandoc(), "--from=markdown", "--to=html", "--citeproc", "--mathml", f"--bibliography={NBS / 'references.bib'}"]
+    text = "\n\n".join(source for kind, source, _ in made.cells(page) if kind == "markdown")
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr.strip()
+    heads = [text for number, text, level in made.headings(page) if "$" not in text]
+    missing = [h for h in heads if f'id="{made.anchor(h)}"' not in done.stdout]
+    assert not missing, f"pandoc gives other anchors to {missing}"
+
+
+HEADINGS = {
+    "mc-F1: one model, its bounds, and why": "mc-f1-one-model-its-bounds-and-why",
+    "Robust error at 95, 98 and 99 % of": "robust-error-at-95-98-and-99-of",
+    "3 models": "models", "`cw_l2`": "cw_l2", "[A link](b.ipynb#c) here": "a-link-here", "What is proved?": "what-is-proved", "99 %": "section",
+    "The curve .5": "the-curve-.5",
+}
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_anchors_are_pandocs(heading):
+    assert made.anchor(heading) == HEADINGS[heading]
+
+
+@given(st.text(alphabet="abcXYZ 019.,:%_-()&", min_size=1, max_size=30))
+def test_an_anchor_is_one_word_that_begins_with_a_letter(heading):
+    assert re.fullmatch(r"[a-z][a-z0-9._-]*", made.anchor(heading)) and made.anchor(made.anchor(heading)) == made.anchor(heading)
+
+
+# made pages
+
+
+def test_the_made_pages_are_up_to_date():
+    for path, content in made.made(ROOT).items():
+        assert (ROOT / path).read_bytes() == content, f"{path} is out of step; python tests/in_step.py --write"
+    assert {p.stem for p in NBS.glob("api/*.ipynb")} == {*MODULES, "overview"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_api_pages_document_every_public_name(module):
+    "Against what the interpreter says of the imported module"
+    loaded = importlib.import_module(f"confnb.{module}")
+    cells = ["".join(c["source"]) for c in json.loads((NBS / f"api/{module}.ipynb").read_text(encoding="utf-8"))["cells"]]
+    entries = {m[1]: text for text in cells if (m := re.match(r"## `(\w+)`", text))}
+    assert set(entries) == set(loaded.__all__)
+    lines = (ROOT / f"confnb/{module}.py").read_text(encoding="utf-8").splitlines()
+    for public, text in entries.items():
+        thing, (first,) = getattr(loaded, public), re.findall(rf"\[source\]\({made.WEB}/confnb/{module}\.py#L(\d+)", text, re.I)
+        around = "\n".join(lines[int(first) - 1 : int(first) + 3])
+        assert re.search(rf"\b{public}\b", around), f"the source of {public} is not at line {first}"
+        if inspect.isfunction(thing):
+            shown = re.search(r"```python\n(.*?)\n```", text, re.S)[1]
+            assert all(re.search(rf"\b{p}\b", shown) for p in inspect.signature(thing).parameters), public
+            assert thing.__doc__.split()[0].strip("`*") in text
+
+
+def test_a_signature_is_shown_as_it_is_written(tmp_path):
+    text = ('__all__ = ["f", "F", "f2", "C"]\n\n# %% ../nbs/a.ipynb #abc\ndef f(a: int, *rest: str, b: float = 0.5, **more: int) -> None:\n    """Nothing; `a` < 3*b.\n\n'
+            '    Parameters\n    ----------\n    a, b\n        numbers\n        of two lines\n    rest\n        the rest\n\n    Notes\n    -----\n    `mc` 5.\n    """\n\n'
+            'F = 3  # how many\nf2 = 4\n\n@dataclass(frozen=True)\nclass C:\n    """A thing."""\n    x: int\n    kind: ClassVar[str] = "c"\n    _own: int = 0\n\n'
+            '    def do(self, y: int = 1) -> int:\n        """What is done."""\n')
+    names = list(made.public(text))
+    assert [(n.name, n.anchor, n.comment) for n in names] == [("f", "f", ""), ("F", "f-1", "how many"), ("f2", "f2", ""), ("C", "c", "")]
+    assert made.signature(names[0].node) == "f(a: int, *rest: str, b: float = 0.5, **more: int) -> None"
+    assert made.signature(names[3].node) == "class C(x: int)" and names[0].cell == "abc"
+    entry = made._entry(names[0], "confnb/a.py", "../a.ipynb", {"abc": ("Here", "here")})
+    assert "Nothing; `a` \\< 3\\*b." in entry and "- `a`, `b`: numbers of two lines\n- `rest`: the rest" in entry and "**Notes.** `mc` 5." in entry
+    assert f"In [Here](../a.ipynb#here), [source]({made.WEB}/confnb/a.py#L4-L" in entry
+    assert "**Methods**\n\n- `do(y: int = 1)`: What is done." in made._entry(names[3], "confnb/a.py", "../a.ipynb", {})
+
+
+def test_a_picture_that_no_notebook_shows_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.ipynb").write_text(made.notebook("# A\n\n> b"))
+    with pytest.raises(SystemExit, match="no stored notebook shows a picture of mc-F9"):
+        made.published(tmp_path, "mc-F9")
+
+
+def test_the_bibliography_says_who_cites(tmp_path):
+    (tmp_path / "references.bib").write_text("@misc{a2000b,\n  author = {One, A. and Two, B. and Three, C.},\n  title = {A {Title}},\n  year = {2000},\n  eprint = {1.2}\n}\n")
+    (tmp_path / "x.ipynb").write_text(made.notebook("# X\n\n> y", "See [@a2000b]."))
+    text = json.loads(made.bibliography(tmp_path))["cells"][1]["source"]
+    assert "".join(text) == ('<a id="ref-a2000b"></a>A. One, B. Two and C. Three (2000). *A Title*. Preprint. [arXiv:1.2](https://arxiv.org/abs/1.2). '
+                             "Cited in [X](x.ipynb).")
+
+
+# the pages that are written
+
+
+def test_the_front_page_shows_stored_pictures_and_its_example_runs():
+    text = "\n".join(source for kind, source, _ in made.cells(NBS / "index.ipynb") if kind == "markdown")
+    assert {p.name for p in NBS.glob("images/*")} == set(re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", text))
+    example = re.search(r"## Import.*?```python\n(.*?)```", text, re.S)[1]
+    import torch
+
+    scope = {"model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), "x": torch.rand(5, 1, 4, 4), "y": torch.tensor([0, 1, 2, 0, 1])}
+    exec(example, scope)
+    assert {"threshold", "success", "failure", "coverage", "accuracy"} <= set(scope["curve"]) and len(scope["table"]) == 10
+    assert len([line for line in example.splitlines() if line.strip()]) == 3
+
+
+TERMS = ["xi", "eta", "delta", "eps", "awpr", "success", "failure", "covered", "mcn", "ncn", "hcnn", "non-me", "k-density", "rce", "f2", "kappa", "sigma2", "lambda", "bits"]
+
+
+def test_the_glossary_explains_each_term_once_and_most_with_a_link():
+    text = "\n".join(source for kind, source, _ in made.cells(NBS / "glossary.ipynb") if kind == "markdown")
+    marks = re.findall(r'^- <a id="([^"]+)"></a>\*\*.+?\*\*(?:, [^:]+)?: .+$', text, re.M)
+    entries = re.findall(r"^- .*$", text, re.M)
+    assert len(marks) == len(entries) == len(set(marks)) and set(TERMS) <= set(marks)
+    assert sum(".ipynb" in e for e in entries) > .9 * len(entries)
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda p: p.stem)
+def test_how_to_pages_say_what_one_gets_and_end_with_a_check(page):
+    cells = made.cells(page)
+    assert made.title(page)[1].startswith("What you get:")
+    last = max(i for i, (kind, source, _) in enumerate(cells) if "## Check" in source)
+    assert last >= len(cells) - 3 and "assert" in "".join(source for kind, source, _ in cells[last:] if kind == "code")
+    stored = [o for c in code(page) for o in c["outputs"]]
+    assert stored and not [o for o in stored if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+def test_how_to_pages_are_there_and_are_run():
+    assert {p.stem for p in HOW_TO} >= {"evaluate_your_model", "add_a_data_set", "add_an_attack", "add_a_detector", "add_a_topic", "run_on_a_gpu",
+                                       "run_on_a_cluster", "profiles"}
+    assert "--path nbs/how-to" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+# what makes the site
+
+
+def test_make_docs_says_how_to_get_quarto(tmp_path):
+    for tool in "sh", "echo":
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run([shutil.which("make"), "docs", "-o", ".venv/.installed"], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode != 0 and "https://quarto.org/docs/get-started" in done.stdout and "make preview-offline" in done.stdout
+
+
+def test_make_preview_offline_makes_the_pages_and_says_where():
+    done = subprocess.run([shutil.which("make"), "-n", "preview-offline", "-o", ".venv/.installed"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "confnb pages --out runs/pages" in done.stdout and "runs/pages/index.html" in done.stdout
+
+
+def test_the_workflow_tests_builds_and_publishes_with_least_rights():
+    (path,) = (ROOT / ".github/workflows").glob("*.yml")
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    jobs = told["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert told["permissions"] == {"contents": "read"} and {n for n, job in jobs.items() if "permissions" in job} == {"publish"}
+    assert jobs["publish"]["permissions"] == {"pages": "write", "id-token": "write"} and set(jobs["publish"]["needs"]) == {"tests", "docs"}
+    assert all(re.fullmatch(r"[\w.-]+(/[\w.-]+)+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    runs = {n: [step["run"] for step in job["steps"] if "run" in step] for n, job in jobs.items()}
+    assert "make test" in runs["tests"] and "make docs" in runs["docs"]
+    assert [s["with"]["cache"] for s in steps if "setup-python" in s.get("uses", "")] == ["pip", "pip"]
+    assert any("quarto-actions/setup" in s.get("uses", "") for s in jobs["docs"]["steps"])
+    assert all("timeout-minutes" in jobs[n] for n in ("tests", "docs")) and "github.ref == 'refs/heads/main'" in jobs["publish"]["if"]
