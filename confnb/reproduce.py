@@ -229,7 +229,7 @@ def _write_page(plan: Plan, topic: Topic, notebook: Any) -> None:
     text = page(notebook, folder=topic.notebook.parent, links=linked, home="../index.html", home_title="all tables and figures")
     write_text(_files_of(plan.folder, topic)[1], text)
 
-# %% ../nbs/90_reproduce.ipynb #da3e6349
+# %% ../nbs/90_reproduce.ipynb #fb3af434
 def run_topic(plan: Plan, topic: Topic, threads: int | None = None, key: dict[str, str] | None = None) -> Ran:
     """What became of `topic`; its notebook, page, log and figures lie under `plan.out` afterwards, and its stamp when it was finished.
 
@@ -338,7 +338,8 @@ def _stop(child: subprocess.Popen) -> None:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-    child.stdin.close()
+    if child.stdin:
+        child.stdin.close()
 
 # %% ../nbs/90_reproduce.ipynb #cbff2467
 def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | None, key: dict[str, str]) -> Ran:
@@ -936,12 +937,12 @@ def pages_command(out: Annotated[Path, typer.Option(metavar="DIR", help="The fol
     need("nbconvert", "nbformat", "latex2mathml")
     typer.echo(pages(checkout(), out))
 
-# %% ../nbs/90_reproduce.ipynb #78bc6847
+# %% ../nbs/90_reproduce.ipynb #592e11d1
 def build_app() -> typer.Typer:
     """The command line with all its commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                       help="Reruns the papers' tables and figures, and lays them out to look at.")
-    commands = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
+    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
     for name, command in commands.items():
         app.command(name)(command)
     return app
