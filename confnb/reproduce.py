@@ -341,7 +341,7 @@ def _stop(child: subprocess.Popen) -> None:
     if child.stdin:
         child.stdin.close()
 
-# %% ../nbs/90_reproduce.ipynb #cbff2467
+# %% ../nbs/90_reproduce.ipynb #a6783895
 def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | None, key: dict[str, str]) -> Ran:
     """What became of a topic that has ended, once its outputs are where they belong."""
     seconds, begin = round(_since(box), 2), time.time() - _since(box)
@@ -351,10 +351,16 @@ def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | Non
     error, began = _keep(plan, topic, box, status)
     _install(plan, topic, box / "figures", own)
     foreign = sorted(i for i in made if not belongs(i, topic.name))
-    ran = Ran(topic, seconds, error, own, foreign, taken, began, devices([plan.parameters[topic.name]]), threads or _cores())
+    ran = Ran(topic, seconds, error, own, foreign, taken, began, devices([plan.parameters[topic.name]]), threads or _threads())
     if not error:
         _write_stamp(plan, ran, key | {"data": _hash(_data(plan, topic))})
     return ran
+
+
+def _threads() -> int:
+    "How many threads a topic computes with that was given no number"
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() else _cores()
 
 
 def _cores() -> int:
@@ -716,7 +722,7 @@ def _result(future: Future, topic: Topic) -> Ran:
     except Exception as e:
         return _failed(topic, f"it could not be run: {' '.join(str(e).split())[:500] or type(e).__name__}")
 
-# %% ../nbs/90_reproduce.ipynb #7a7495c3
+# %% ../nbs/90_reproduce.ipynb #c8dc5e93
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """Keeps other runs out of the folder; a killed run does not hold it."""
@@ -760,11 +766,8 @@ def reproduce(plan: Plan, say: Callable[[str], None] | View = print, means: Mean
         return _complaints(_end(plan, ran))
 
 
-_PAGES = ("index.html", "claims.html", "manifest.json")
-
-
 def _begin(plan: Plan) -> None:
-    for name in _PAGES:
+    for name in ("index.html", "claims.html", "manifest.json"):
         (plan.folder / name).unlink(missing_ok=True)
 
 
@@ -772,9 +775,9 @@ def _end(plan: Plan, ran: list[Ran]) -> dict[str, Any]:
     """The manifest of a run that has ended; writes it, the gallery and the claims."""
     told, out = manifest(plan, ran), plan.folder
     shutil.rmtree(out / "work", ignore_errors=True)
-    texts = gallery(told, out), claims_page(told, out), json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    for name, text in zip(_PAGES, texts, strict=True):
-        write_text(out / name, text)
+    write_text(out / "claims.html", claims_page(told, out))
+    write_text(out / "index.html", gallery(told, out))
+    write_text(out / "manifest.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
 
 
