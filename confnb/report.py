@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTACKS', 'USUAL', 'DETECTORS', 'TOGETHER', 'SHARES', 'ALARMS', 'INKS', 'DASHES', 'CAPTIONS', 'Refusal', 'named',
-           'threat_from', 'model_from', 'check_model', 'Within', 'attack_from', 'log_confidence', 'max_logit',
+           'threat_from', 'model_from', 'check_model', 'Within', 'attack_from', 'log_odds', 'max_logit',
            'negative_entropy', 'non_maximal_entropy', 'OfLogits', 'near_training', 'detector_from', 'together',
            'attack_table', 'detector_table', 'calibration_table', 'calibration_error', 'Check', 'flat_share',
            'radius_table', 'checks', 'success_figure', 'calibration_figure', 'detector_figure', 'radius_figure',
@@ -316,10 +316,11 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> Attack:
     limited = any(k.__name__ == "FixedEpsilonAttack" for k in type(made).__mro__)
     return from_foolbox(made, float(ball.eps) if limited else None, seed)
 
-# %% ../nbs/80_report.ipynb #46149d37
-def log_confidence(logits: Tensor) -> Tensor:
-    """log max p in float64, (N,), in which confidences that round to 1 can still be told apart."""
-    return logits.double().log_softmax(1).amax(1)
+# %% ../nbs/80_report.ipynb #4eec0080
+def log_odds(logits: Tensor) -> Tensor:
+    """log p / (1 - p) of the predicted class, in float64, (N,): ranks as its probability p does, without the ties where p rounds to 1."""
+    best, said = logits.double().max(1)
+    return best - logits.double().scatter(1, said[:, None], -torch.inf).logsumexp(1)
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -351,7 +352,7 @@ class OfLogits:
 
 
 DETECTORS = {
-    "confidence": log_confidence,
+    "confidence": log_odds,
     "max-logit": max_logit,
     "entropy": negative_entropy,
     "non-me": non_maximal_entropy,
