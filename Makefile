@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PROFILE ?= digits
 export MPLBACKEND ?= agg
 
-.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench clean
+.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --out runs/$(PROFILE)
@@ -51,6 +51,12 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
+
+# how much of the library the tests run, and the badge that says so in the docs
+coverage: setup
+	mkdir -p runs
+	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=confnb --cov-report=json:runs/coverage.json
+	$(BIN)/python tests/covered.py runs/coverage.json nbs/images/coverage.svg
 
 # the site, in _docs
 docs: setup

@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 import ast
 import importlib
+import pkgutil
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ if TYPE_CHECKING:  # the public surface: editors and type checkers read it here,
 
 def _homes() -> dict[str, str]:
     "The module of each public name: the imports above, read and not run"
-    block = next(n for n in ast.parse(__loader__.get_source(__name__)).body if isinstance(n, ast.If))
+    block = next(n for n in ast.parse(pkgutil.get_data(__name__, "__init__.py") or b"").body if isinstance(n, ast.If))
     return {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
 
 
@@ -99,13 +100,15 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        found = importlib.import_module(f".{_HOMES[name]}", __name__)
-        return found if name == _HOMES[name] else getattr(found, name)
-    if name in _HOMES.values():
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker that saw this would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            found = importlib.import_module(f".{_HOMES[name]}", __name__)
+            return found if name == _HOMES[name] else getattr(found, name)
+        if name in _HOMES.values():
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

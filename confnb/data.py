@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class Data:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
-        return tuple(self.x_train.shape[1:])
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
 
     def __repr__(self) -> str:
         sizes = f"{len(self.x_train):,} train, {len(self.x_held):,} held, {len(self.x_test):,} test"
@@ -162,7 +164,7 @@ def _digits(train: int | None, test: int | None, seed: int) -> Data:
     tested, rest = order[:360], order[360:]
     return split(x[rest], y[rest], x[tested], y[tested], "scikit-learn digits (16 x 16)", train, test, seed)
 
-# %% ../nbs/foundations/01_data.ipynb #b4e94928
+# %% ../nbs/foundations/01_data.ipynb #c83c3a00
 def data_root() -> Path:
     """The folder for data sets: `$CONFNB_DATA`, else `data` in the cache folder."""
     return Path(os.environ.get("CONFNB_DATA") or cache_dir() / "data").expanduser()
@@ -183,7 +185,7 @@ def _part(name: str, root: Path, part: str, download: bool = False) -> tuple[np.
 
 def _torchvision(name: str, train: int | None, test: int | None, seed: int) -> Data:
     root = data_root()
-    parts = []
+    parts: list[Any] = []
     for part in "train", "test":
         try:
             parts += _part(name, root, part)
@@ -192,7 +194,7 @@ def _torchvision(name: str, train: int | None, test: int | None, seed: int) -> D
                 raise ValueError(f"the files of {name} under {root} cannot be read ({e}); delete them, and they are fetched again") from e
             _download(name, root)
             parts += _part(name, root, part)
-    return split(*parts, TORCHVISION[name][1], train, test, seed)
+    return split(parts[0], parts[1], parts[2], parts[3], TORCHVISION[name][1], train, test, seed)
 
 
 def _download(name: str, root: Path) -> None:
@@ -216,7 +218,7 @@ def _download(name: str, root: Path) -> None:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
 
-# %% ../nbs/foundations/01_data.ipynb #f50ad5db
+# %% ../nbs/foundations/01_data.ipynb #f762a0ff
 def _find(path: str) -> Path:
     tried = [Path(path).expanduser(), data_root() / path]
     for p in tried:
@@ -236,7 +238,7 @@ def _npz(path: str, train: int | None, test: int | None, seed: int) -> Data:
         raise ValueError(f"{file.name} must hold plain numbers only, and whole, but reading it gave: {e}; np.savez writes such a file") from e
     if missing := [k for k in keys if k not in names]:
         raise ValueError(f"{file.name} has no {', '.join(missing)}; it needs {', '.join(keys)} and has {', '.join(names) or 'nothing'}")
-    return split(*arrays, file.stem.replace("_", " "), train, test, seed)
+    return split(arrays[0], arrays[1], arrays[2], arrays[3], file.stem.replace("_", " "), train, test, seed)
 
 # %% ../nbs/foundations/01_data.ipynb #37f51e05
 def _folder(path: str, train: int | None, test: int | None, seed: int) -> Data:

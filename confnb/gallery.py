@@ -85,12 +85,12 @@ def paper_table(identifier: str) -> tuple[Any, str] | None:
     table.insert(0, "", rows)
     return table, "; ".join(dict.fromkeys(n["source"] for n in lines))
 
-# %% ../nbs/85_gallery.ipynb #5da97108
+# %% ../nbs/85_gallery.ipynb #b091102d
 _ABOUT = (("data", r"data$|_on$|subject$"), ("model", r"network|filters|settings$|widths|depth|bits"), ("budget", r""))
 
 
-def departures(different: dict[str, Any]) -> list[tuple[str, str]]:
-    """(about, what is different) for `data`, `model` and `budget`, in words; only those in which something is.
+def departures(different: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """(about, what is different in words, in how many parameters) for `data`, `model` and `budget` where something is.
 
     Parameters
     ----------
@@ -101,13 +101,13 @@ def departures(different: dict[str, Any]) -> list[tuple[str, str]]:
     for name, (here, there) in different.items():
         about = next(a for a, pattern in _ABOUT if re.search(pattern, name))
         said.setdefault(about, []).append(f"{name} {_short(here)} (not {_short(there)})")
-    return [(about, ", ".join(said[about])) for about, _ in _ABOUT if about in said]
+    return [(about, ", ".join(said[about]), len(said[about])) for about, _ in _ABOUT if about in said]
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/85_gallery.ipynb #888ab41e
+# %% ../nbs/85_gallery.ipynb #f7a98a15
 def gallery(told: dict[str, Any], out: Path) -> str:
     """The HTML of the gallery.
 
@@ -149,7 +149,8 @@ def _card(identifier: Identifier, entry: dict[str, Any] | None, out: Path, topic
     """What the gallery shows of one identifier: its picture, or for one without a picture its table; then the paper's numbers."""
     if entry is None:
         return {"id": identifier.id, "shows": identifier.shows, "missing": True}
-    return {"id": identifier.id, "caption": entry["caption"], "missing": False, **_seen(entry, out), "paper": _paper(identifier.id, topic),
+    return {"id": identifier.id, "kind": entry["kind"], "caption": entry["caption"], "missing": False,
+            **_seen(entry, out), "paper": _paper(identifier.id, topic),
             "links": [(k.upper(), entry["files"][k]["path"]) for k in ("csv", "png", "svg") if k in entry["files"]]}
 
 
@@ -176,7 +177,9 @@ def _paper(identifier: str, topic: dict[str, Any]) -> dict[str, Any] | None:
     if found is None:
         return None
     table, source = found
-    return {"table": _html(table), "source": source, "setting": _settings()[identifier].items(), "different": departures(topic.get("different") or {})}
+    on = ", ".join(f"{k} {v}" for k, v in topic["parameters"].items() if isinstance(v, str) and re.search(_ABOUT[0][1], k))
+    return {"table": _html(table), "source": source, "setting": _settings()[identifier].items(), "on": on,
+            "different": departures(topic.get("different") or {})}
 
 
 def complaints_of(name: str, topic: dict[str, Any], told: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -329,9 +329,9 @@ def race(
     targets, everyone = wrong_classes(y, classes), torch.arange(len(x), device=x.device)
     value = torch.log_softmax(best.logits, 1).gather(1, targets)
     field = _Field(everyone, targets, best.x[:, None].expand(-1, classes - 1, *x.shape[1:]), value)
-    field = field.pick((best.confidence < SETTLED).nonzero()[:, 0], classes)
+    field = field.pick((_confidence(best) < SETTLED).nonzero()[:, 0], classes)
     for plan in RACE:
-        field = field.pick((best.confidence[field.rows] < math.exp(SURE)).nonzero()[:, 0], plan.targets)
+        field = field.pick((_confidence(best)[field.rows] < math.exp(SURE)).nonzero()[:, 0], plan.targets)
         if not len(field.rows):
             break
         best, field = _race_round(run, x, y, ball, plan, best, field)
@@ -341,9 +341,15 @@ def race(
     return replace(exact, passes=best.passes, seconds=best.seconds)
 
 
+def _confidence(found: Found) -> Tensor:
+    "The highest wrong-class probabilities of a result that has them"
+    return cast(Tensor, found.confidence)
+
+
 def _finished(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, best: Found) -> Found:
     "The best points, those of examples with a hopeful opening carried on"
-    rows = ((best.confidence > HOPEFUL) & (best.confidence < math.exp(SURE))).nonzero()[:, 0]
+    sure = _confidence(best)
+    rows = ((sure > HOPEFUL) & (sure < math.exp(SURE))).nonzero()[:, 0]
     if not len(rows):
         return best
     found = run(WrongConfidence(y[rows]), x[rows], take(ball, rows), FINISH, start=best.x[rows])
@@ -456,7 +462,8 @@ def _finder(
         )
     if steps is None and optimizer is None:
         return lambda x, y, ball, seeds: race(model, x, y, ball, seeds, classes, batch_size, autocast)
-    optimizer = optimizer or partial(maximize, steps=steps, step_size=step_size, batch_size=batch_size)
+    settings: dict[str, Any] = {"steps": steps, "step_size": step_size, "batch_size": batch_size}
+    optimizer = optimizer or partial(maximize, **settings)
 
     def every(x: Tensor, y: Tensor, ball: Ball, seeds: Tensor) -> Found:
         return most_confident(

@@ -51,7 +51,7 @@ def line(name: str) -> dict[str, Any]:
     return {"color": color(name), "linestyle": LINES.get(name, "-."), "linewidth": 1.8, "label": name}
 
 # %% ../nbs/foundations/07_plots.ipynb #a313d3b6
-STYLE = {
+STYLE: Any = {
     "figure.facecolor": "white",
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -177,6 +177,7 @@ def _close(figure: Any) -> None:
 def table_figure(table: pd.DataFrame) -> Any:
     """A figure of the table, its index as first columns, sized to its content."""
     import matplotlib.pyplot as plt
+    from matplotlib.transforms import Bbox
 
     flat = table.reset_index() if table.index.name or table.index.nlevels > 1 else table
     heads = [textwrap.fill(" ".join(map(str, c)) if isinstance(c, tuple) else str(c), 14) for c in flat.columns]
@@ -192,7 +193,7 @@ def table_figure(table: pd.DataFrame) -> Any:
     fig, ax = plt.subplots(figsize=(0.085 * sum(widths) + 0.2, 0.27 * sum(lines) + 0.2))
     ax.axis("off")
     drawn = ax.table(
-        cells, colLabels=heads, colWidths=[w / sum(widths) for w in widths], cellLoc="center", bbox=[0, 0, 1, 1]
+        cells, colLabels=heads, colWidths=[w / sum(widths) for w in widths], cellLoc="center", bbox=Bbox.unit()
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)

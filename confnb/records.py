@@ -29,9 +29,9 @@ from .models import outputs, seeded
 from .runtime import borrow, check_images, check_labels, device_of, fingerprint, in_batches, predict, progress, remember
 from .search import L2, Ball, Found, Linf, WrongConfidence, scored, with_confidence
 
-# %% ../nbs/foundations/06_records.ipynb #21f30d17
+# %% ../nbs/foundations/06_records.ipynb #7cc3499e
 Attack = Callable[[nn.Module, Tensor, Tensor], Found | Tensor]
-Score = Callable[[Tensor, Tensor | None], Tensor]
+Score = Callable[..., Tensor]  # (logits, features); None in place of features for one that says `hidden = False`
 COLUMNS = ("index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes")
 
 
@@ -112,7 +112,7 @@ def _rows(
     table.insert(0, "index", np.arange(len(x)))
     return table
 
-# %% ../nbs/foundations/06_records.ipynb #ecae7dc8
+# %% ../nbs/foundations/06_records.ipynb #f29f9d68
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Nothing; the table is written to `path` as Parquet."""
     table.to_parquet(path, index=False)
@@ -144,8 +144,8 @@ def _definitions(thing: Any) -> set[Any]:
 
 def _source(definition: Any) -> str:
     "The text of the file that holds a definition; of the definition alone where that is a script or a notebook"
-    module = sys.modules.get(definition.__module__)
-    for thing in (definition,) if definition.__module__ == "__main__" else (module, definition):
+    places: list[Any] = [] if definition.__module__ == "__main__" else [sys.modules.get(definition.__module__)]
+    for thing in (*places, definition):
         try:
             return inspect.getsource(thing)
         except (OSError, TypeError):
@@ -191,7 +191,7 @@ def evaluated(
 
     return pd.concat([one(name) for name in (None, *attacks)], ignore_index=True)
 
-# %% ../nbs/foundations/06_records.ipynb #01b6f992
+# %% ../nbs/foundations/06_records.ipynb #1d4c3083
 @dataclass(frozen=True)
 class Adapted:
     """An attack of another library, called as `(model, x, y)`: a `Found` with `confidence`, from points that were checked and scored here.
@@ -289,10 +289,10 @@ def _bases() -> list[type]:
 
 def _ball_of(norm: str, eps: float | None) -> Ball | None:
     "The set that another library's norm and eps stand for, where it is one of ours"
-    kind = {"Linf": Linf, "L2": L2}.get(norm)
+    kind: type[Linf] | type[L2] | None = Linf if norm == "Linf" else L2 if norm == "L2" else None
     return None if kind is None or eps is None else kind(float(eps))
 
-# %% ../nbs/foundations/06_records.ipynb #6b9bcd4a
+# %% ../nbs/foundations/06_records.ipynb #b99fabc5
 def from_foolbox(attack: Any, eps: float | None = None, seed: int = 0) -> Adapted:
     """The foolbox attack as a function of `(model, x, y)` that `evaluate` takes, and whose result `bundle` takes.
 
@@ -320,13 +320,14 @@ def from_foolbox(attack: Any, eps: float | None = None, seed: int = 0) -> Adapte
     if eps is None and isinstance(attack, base.FixedEpsilonAttack):
         raise ValueError(f"{type(attack).__name__} needs an eps: from_foolbox(attack, 8/255)")
     order = getattr(getattr(attack, "distance", None), "p", None)
-    ball = _ball_of({np.inf: "Linf", 2: "L2"}.get(order, ""), eps)
+    ball = _ball_of("Linf" if order == np.inf else f"L{order}", eps)
     says = f"foolbox {version('foolbox')} {_described(attack)}, eps={eps}"
     return Adapted(says, ball, seed, partial(_foolbox_points, attack, eps))
 
 
 def _foolbox_points(attack: Any, eps: float | None, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    from foolbox import Misclassification, PyTorchModel
+    from foolbox.criteria import Misclassification
+    from foolbox.models.pytorch import PyTorchModel
 
     _, points, _ = attack(PyTorchModel(model, bounds=(0, 1), device=x.device), x, Misclassification(y), epsilons=eps)
     return points

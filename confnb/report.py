@@ -10,7 +10,7 @@ __all__ = ['ATTACKS', 'USUAL', 'DETECTORS', 'TOGETHER', 'SHARES', 'ALARMS', 'INK
            'radius_table', 'checks', 'success_figure', 'calibration_figure', 'detector_figure', 'radius_figure',
            'sample_figure', 'samples', 'Report', 'report', 'write', 'evaluate_command']
 
-# %% ../nbs/80_report.ipynb #cd15017a
+# %% ../nbs/80_report.ipynb #f43db9e8
 import difflib
 import hashlib
 import importlib
@@ -44,7 +44,7 @@ from .models import Normalize, features, load_weights, seeded
 from .plots import STYLE, show_images
 from .records import Attack, Score, auc, binomial_interval, evaluated, from_foolbox, from_torchattacks, save_table
 from .runtime import borrow, device_of, in_batches, logits_of, pick_device, predict, write_whole
-from .search import L2, Ball, CrossEntropy, Found, Linf
+from .search import L0, L2, Ball, CrossEntropy, Found, Linf
 
 # %% ../nbs/80_report.ipynb #2166b47f
 class Refusal(ValueError):
@@ -94,7 +94,7 @@ def _given(function: Callable[..., Any], offers: Mapping[str, Any]) -> dict[str,
         return {}
     return {k: v for k, v in offers.items() if k in known}
 
-# %% ../nbs/80_report.ipynb #a4f8fd25
+# %% ../nbs/80_report.ipynb #2695ae0e
 def threat_from(spec: str | Ball) -> Ball:
     """The set that `linf:8/255` or `l2:0.5` stands for.
 
@@ -104,6 +104,8 @@ def threat_from(spec: str | Ball) -> Ball:
         Another word, no number, or a radius that is not on the [0, 1] scale.
     """
     if not isinstance(spec, str):
+        if isinstance(spec.eps, Tensor) and spec.eps.numel() > 1:
+            raise Refusal("a report needs one radius, not one for each example")
         return spec
     norm, _, size = spec.lower().partition(":")
     kinds: dict[str, Callable[[float], Ball]] = {"linf": Linf, "l2": L2}
@@ -459,7 +461,7 @@ def calibration_error(table: pd.DataFrame) -> float:
     """The expected calibration error of a `calibration_table`: the mean gap between confidence and accuracy, examples counting alike."""
     return float(((table.confidence - table.accuracy).abs() * table.examples).sum() / table.examples.sum())
 
-# %% ../nbs/80_report.ipynb #c311c697
+# %% ../nbs/80_report.ipynb #216ac7e3
 @dataclass(frozen=True)
 class Check:
     """One line: what was looked at, what was `measured`, whether it is `fine`, and what it means where it is not."""
@@ -484,6 +486,11 @@ def flat_share(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) ->
         return float(torch.cat(in_batches(flat, len(x), batch_size)).float().mean())
 
 
+def _of_size(ball: Ball, eps: float) -> Ball:
+    "The set of the same kind with another radius"
+    return L0(max(1, round(eps))) if isinstance(ball, L0) else replace(ball, eps=eps)
+
+
 def radius_table(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0, times: Sequence[float] = (0.25, 0.5, 1, 2)) -> pd.DataFrame:
     """A row for each radius around the threat's: `times eps error wrong_confidence` of the MaxConfidence attack, from the cache where known.
 
@@ -493,7 +500,7 @@ def radius_table(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int =
     for factor in times:
         if (eps := factor * float(ball.eps)) > ball.most:
             continue
-        found = evaluated(model, x, y, {"maxconfidence": partial(max_confidence, ball=type(ball)(eps), seed=seed)})
+        found = evaluated(model, x, y, {"maxconfidence": partial(max_confidence, ball=_of_size(ball, eps), seed=seed)})
         part = together(found)
         rows.append({"times": factor, "eps": eps, "error": (part.prediction != part.label).mean(), "wrong_confidence": part.wrong_confidence.mean()})
     return pd.DataFrame(rows)
@@ -523,7 +530,7 @@ def checks(model: nn.Module, x: Tensor, y: Tensor, table: pd.DataFrame, radii: p
               "attacks that climb the loss stand still there: believe MaxConfidence and black-box attacks, and look for saturated outputs"),
         Check("the same answer twice", f"confidences differ by at most {again:.1g}", again <= 1e-3,
               "a model that draws at random must be attacked on its average; these attacks were not"),
-        Check("the error does not fall when the set grows", ", ".join(f"{_percent(r.error)} at {r.eps:.3g}" for r in radii.itertuples()), fall >= -2 / n,
+        Check("the error does not fall when the set grows", ", ".join(f"{_percent(e)} at {eps:.3g}" for e, eps in zip(radii.error, radii.eps, strict=True)), fall >= -2 / n,
               "a larger set holds every point of the smaller one: the attack fails, not the attacker"),
     ]
     return lines + _between(parts, n)
@@ -633,7 +640,7 @@ def samples(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0) -
     return images.cpu(), pd.DataFrame({"image": [*range(n)] * 2, "shown": ["clean"] * n + ["attacked"] * n, "label": y.cpu().repeat(2).numpy(),
                                        "prediction": said.numpy(), "confidence": sure.numpy()})
 
-# %% ../nbs/80_report.ipynb #23a7ddb5
+# %% ../nbs/80_report.ipynb #490e600c
 @dataclass(frozen=True)
 class Report:
     """What was found out about a model.
@@ -779,7 +786,7 @@ def _tables(
             raise Refusal(
                 "the model is right on no image at all, so there is nothing to report: look at its weights, --mean and --std, and the order of the classes"
             )
-    each = [step(name, lambda name=name: evaluated(model, x, y, {name: attacks[name]}, scores)) for name in attacks]
+    each = [step(name, partial(evaluated, model, x, y, {name: attacks[name]}, scores)) for name in attacks]
     table = pd.concat([each[0], *(t[t.attack != "clean"] for t in each[1:])], ignore_index=True)
     some = stratified_order(y.cpu())[:200].to(device)
     radii = step("other radii", lambda: radius_table(model, x[some], y[some], ball, seed))
@@ -822,7 +829,7 @@ def _asked(model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[
     }
 
 
-def _percent(share: float) -> str:
+def _percent(share: Any) -> str:
     return f"{100 * share:.1f} %"
 
 
@@ -846,7 +853,7 @@ def _sentences(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> l
     said.append(f"Look at: {'; '.join(odd.name)}." if len(odd) else "No sign that the attacks failed.")
     return said
 
-# %% ../nbs/80_report.ipynb #2bd30362
+# %% ../nbs/80_report.ipynb #94b66d0e
 CAPTIONS = {
     "curve": "Success-fail curves: each point is a confidence threshold. Upwards how often clean images are answered, and right; to the right how often attacked "
     "images are answered, and wrong. The black line takes, for each image, the most confident mistake that any of the attacks found; its band holds the whole "
@@ -905,7 +912,7 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
 
 def _html(table: pd.DataFrame) -> str:
     table = table.rename(columns={c: str(c).replace("_", " ") for c in table.columns})
-    formats = {"passes": "{:.0f}".format} if "passes" in table else {}
+    formats: Any = {"passes": "{:.0f}".format} if "passes" in table else {}
     return table.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format, formatters=formats)
 
 # %% ../nbs/80_report.ipynb #da832253

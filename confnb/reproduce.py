@@ -38,7 +38,7 @@ from .pages import Refusal, mathml as mathml, need, page, pages, shown as shown,
 from .plans import Plan, Topic, checkout, choose, devices, fit as fit, parameters_of, parse_value as parse_value, plan, read_profile, topics
 from .store import store
 
-# %% ../nbs/90_reproduce.ipynb #64fb090f
+# %% ../nbs/90_reproduce.ipynb #3b998b7f
 _NUMBERLESS = {"_modidx", "reproduce", "gallery", "pages", "cluster", "plans", "store", "report", "doctor"}  # modules that have no hand in a topic's numbers
 
 
@@ -60,7 +60,7 @@ def _imported(code: str, modules: dict[str, Path]) -> set[str]:
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("confnb.")}
         elif isinstance(node, ast.ImportFrom):
             base = ("confnb." if node.level else "") + (node.module or "")
-            names = {a.name for a in node.names}
+            names = {"__init__" if a.name.startswith("__") else a.name for a in node.names}
             if base.rstrip(".") == "confnb":
                 found |= names if names <= set(modules) else set(modules)
             elif base.startswith("confnb."):
@@ -83,21 +83,21 @@ def library_of(notebook: Path) -> list[str]:
         new = {m for name in new for m in _imported(modules[name].read_text(encoding="utf-8"), modules)}
     return sorted(found)
 
-# %% ../nbs/90_reproduce.ipynb #b2a2989a
+# %% ../nbs/90_reproduce.ipynb #7c7b961d
 _FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-*", "svhn": "*_32x32.mat"}
 
 
-def _data(parameters: dict[str, Any]) -> dict[str, Any]:
+def _data(plan: Plan, topic: Topic) -> dict[str, Any]:
     "For each data set that the parameters name the name, size and time of change of its files"
     from confnb.data import data_root
 
     found = {}
-    for name in {v for v in parameters.values() if isinstance(v, str)}:
+    for name in {v for v in plan.parameters[topic.name].values() if isinstance(v, str)}:
         if name in _FOLDERS:
             found[name] = _files(data_root(), f"{_FOLDERS[name]}*")
         elif name.startswith(("npz:", "folder:")):
-            path = Path(name.partition(":")[2]).expanduser()
-            path = path if path.exists() else data_root() / path
+            path = plan.where / Path(name.partition(":")[2]).expanduser()
+            path = path if path.exists() else data_root() / name.partition(":")[2]
             found[name] = _files(path.parent, path.name)
     return found
 
@@ -111,7 +111,7 @@ def key_of(plan: Plan, topic: Topic) -> dict[str, str]:
     """What decides the numbers of `topic`, each as a hash: code, parameters, library, data, versions, device."""
     package, parameters = Path(str(TEMPLATES)).parent, plan.parameters[topic.name]
     library = {m: _sha256(package / f"{m}.py") for m in library_of(topic.notebook)}
-    parts = {"code": _code(topic.notebook), "parameters": parameters, "library": library, "data": _data(parameters),
+    parts = {"code": _code(topic.notebook), "parameters": parameters, "library": library, "data": _data(plan, topic),
              "versions": versions(), "device": devices([parameters])}
     return {k: _hash(v) for k, v in parts.items()}
 
@@ -340,7 +340,7 @@ def _stop(child: subprocess.Popen) -> None:
             child.wait()
     child.stdin.close()
 
-# %% ../nbs/90_reproduce.ipynb #34b37699
+# %% ../nbs/90_reproduce.ipynb #cbff2467
 def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | None, key: dict[str, str]) -> Ran:
     """What became of a topic that has ended, once its outputs are where they belong."""
     seconds, begin = round(_since(box), 2), time.time() - _since(box)
@@ -352,7 +352,7 @@ def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | Non
     foreign = sorted(i for i in made if not belongs(i, topic.name))
     ran = Ran(topic, seconds, error, own, foreign, taken, began, devices([plan.parameters[topic.name]]), threads or _cores())
     if not error:
-        _write_stamp(plan, ran, key | {"data": _hash(_data(plan.parameters[topic.name]))})
+        _write_stamp(plan, ran, key | {"data": _hash(_data(plan, topic))})
     return ran
 
 

@@ -75,7 +75,7 @@ def reduced(precision: str | torch.dtype | None, device: torch.device) -> torch.
     """
     if isinstance(precision, str) and precision != "auto":
         raise ValueError(f"autocast is a dtype such as torch.bfloat16, 'auto' or None, not {precision!r}")
-    return fast_dtype(device) if precision == "auto" else precision
+    return fast_dtype(device) if isinstance(precision, str) else precision
 
 # %% ../nbs/foundations/00_runtime.ipynb #3130bc09
 def check_images(x: Tensor, dust: float = 1e-5) -> Tensor:
@@ -405,7 +405,8 @@ def _feed(digest: Any, part: Any) -> None:
     elif isinstance(part, dict):
         say("dict", len(part))
         for k, v in part.items():
-            _feed(digest, k), _feed(digest, v)
+            _feed(digest, k)
+            _feed(digest, v)
     elif isinstance(part, (list, tuple)):
         say("list", len(part))
         for v in part:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOX', 'Ball', 'Objective', 'State', 'Linf', 'L2', 'L0', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin',
-           'Lead', 'Nearest', 'take', 'move', 'Found', 'alive', 'distortion', 'join', 'merge', 'fold',
+           'Lead', 'LogOdds', 'Nearest', 'take', 'move', 'Found', 'alive', 'distortion', 'join', 'merge', 'fold',
            'with_confidence', 'scored', 'wrong_classes', 'step_lengths', 'Step', 'Task', 'Rule', 'Steepest', 'Halving',
            'Adam', 'DDN', 'OneFeature', 'NoGradient', 'maximize', 'check_ball']
 
@@ -280,7 +280,7 @@ def _without(values: Tensor, label: int | Tensor) -> Tensor:
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-# %% ../nbs/foundations/04_search.ipynb #f9fdb1aa
+# %% ../nbs/foundations/04_search.ipynb #766a7761
 @dataclass(frozen=True)
 class Lead:
     """logit_target, less the highest other logit: positive where the model answers `target`, (N,)."""
@@ -290,6 +290,17 @@ class Lead:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         _label_column(self.target, logits, "targets")
         return -Margin(self.target)(logits)
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """log p(target | z) - log(1 - p(target | z)): how sure the model is of the class `target`, without saturation, (N,)."""
+
+    target: int | Tensor
+
+    def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
+        own = _label_column(self.target, logits, "targets")
+        return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(1)
 
 
 @dataclass(frozen=True)

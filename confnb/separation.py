@@ -6,7 +6,7 @@
 __all__ = ['SURE', 'GRID', 'confident', 'set_distance', 'WrongOdds', 'confident_points', 'chebyshev', 'Separation', 'separation',
            'curve_of', 'separation_curve', 'cross_entropy_tau', 'squared_tau', 'bound', 'mistake_bound']
 
-# %% ../nbs/topics/10_separation.ipynb #64fb314d
+# %% ../nbs/topics/10_separation.ipynb #665afd55
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .attacks import cw_linf
 from .maxconfidence import admit, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, streams
-from .search import Ball, Found, Linf, check_ball, merge, take
+from .search import Ball, Found, Linf, LogOdds, check_ball, merge, take
 
 # %% ../nbs/topics/10_separation.ipynb #a69d3a4b
 def confident(logits: Tensor, p: float) -> Tensor:
@@ -83,7 +83,7 @@ def set_distance(points: Tensor, logits: Tensor, p: float, order: float = math.i
     groups = [(flat[a], flat[sure[:, j + 1 :].any(1)]) for j, a in enumerate(sure.unbind(1))]
     return min((torch.cdist(a, b, p=order).min().item() for a, b in groups if len(a) and len(b)), default=math.inf)
 
-# %% ../nbs/topics/10_separation.ipynb #68b6701c
+# %% ../nbs/topics/10_separation.ipynb #f5ab7ad0
 @dataclass(frozen=True)
 class WrongOdds:
     """max over j != label of log(p(j | z) / (1 - p(j | z))): the log-odds of the favourite wrong class, (N,), in float64."""
@@ -93,9 +93,7 @@ class WrongOdds:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         label = torch.as_tensor(self.label, device=logits.device).expand(len(logits))
         own = check_labels(label, len(logits), logits.shape[1])[:, None]
-        logits = logits.double()
-        wrong, which = logits.scatter(1, own, -torch.inf).max(1, keepdim=True)
-        return (wrong - logits.scatter(1, which, -torch.inf).logsumexp(1, keepdim=True))[:, 0]
+        return LogOdds(logits.scatter(1, own, -torch.inf).argmax(1))(logits.double())
 
 # %% ../nbs/topics/10_separation.ipynb #2942c6b5
 SURE = 1 - 1e-5  # the highest confidence that is searched for

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import nn
+from toys import images, linear
 
 from confnb.attacks import pgd
 from confnb.hcnn import (
@@ -20,7 +21,6 @@ from confnb.hcnn import (
     Envelope,
     Guided,
     HighlyConfident,
-    LogOdds,
     NegativeEntropy,
     NoGuarantee,
     Radii,
@@ -33,7 +33,6 @@ from confnb.hcnn import (
     each_label,
     hcnn,
     least_entropy,
-    log_odds,
     mcn,
     ncn,
     own_points,
@@ -46,21 +45,12 @@ from confnb.hcnn import (
 )
 from confnb.records import evaluate
 from confnb.runtime import fingerprint, generator, predict
-from confnb.search import L2, Found, Linf, LogConfidence, Margin, NoGradient, maximize
+from confnb.search import L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 
 
-def linear(classes, pixels=9, scale=1.0, seed=0, dtype=torch.float32):
-    "A random linear softmax model, its weights (K, D) and biases (K,) as arrays"
-    rng = np.random.default_rng(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).to(dtype)
-    with torch.no_grad():
-        model[1].weight.copy_(torch.from_numpy(scale * rng.normal(size=(classes, pixels))))
-        model[1].bias.copy_(torch.from_numpy(rng.normal(size=classes)))
-    return model, model[1].weight.detach().double().numpy(), model[1].bias.detach().double().numpy()
-
-
-def images(n=6, side=3, seed=0, dtype=torch.float32):
-    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
+def log_odds(logits):
+    "Those of every class, (N, K)"
+    return torch.stack([LogOdds(j)(logits) for j in range(logits.shape[1])], 1)
 
 
 def smooth(classes=4, side=3, seed=0, dtype=torch.float32):
@@ -236,7 +226,6 @@ def test_log_odds_against_numpy_and_without_saturation():
     logits = 2 * torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
     p = softmax(logits.numpy())
     np.testing.assert_allclose(log_odds(logits), np.log(p / (1 - p)), atol=1e-9)
-    assert LogOdds(2)(logits).tolist() == log_odds(logits)[:, 2].tolist()
     assert log_odds(torch.tensor([[80.0, 0.0], [90.0, 0.0]])).tolist() == [[80, -80], [90, -90]]
 
 

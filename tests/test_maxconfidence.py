@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 from torch import nn
+from toys import images, linear
 
 from confnb.maxconfidence import (
     admit,
@@ -30,20 +31,6 @@ from confnb.records import evaluate
 from confnb.runtime import generator, predict, streams
 from confnb.search import L2, CrossEntropy, Found, Linf, LogConfidence, WrongConfidence, maximize, with_confidence
 from confnb.training import label_smoothing_pairing
-
-
-def linear(classes, pixels=9, dtype=torch.float32, scale=1.0, seed=0):
-    "A random linear softmax model, its weights (K, D) and biases (K,) as arrays"
-    rng = np.random.default_rng(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).to(dtype)
-    with torch.no_grad():
-        model[1].weight.copy_(torch.from_numpy(scale * rng.normal(size=(classes, pixels))))
-        model[1].bias.copy_(torch.from_numpy(rng.normal(size=classes)))
-    return model, model[1].weight.detach().double().numpy(), model[1].bias.detach().double().numpy()
-
-
-def images(n=6, side=3, seed=0, dtype=torch.float32):
-    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
 
 
 def network(classes=4, side=3, seed=0):

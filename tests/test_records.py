@@ -1,3 +1,8 @@
+import importlib.util
+import pickle
+import sys
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
-from confnb.records import auc, binomial_interval, evaluate, evaluated
-from confnb.runtime import generator, predict
-from confnb.search import Found, Linf, maximize
+from confnb.records import Adapted, auc, binomial_interval, evaluate, evaluated, from_foolbox, from_torchattacks
+from confnb.runtime import fingerprint, generator, predict
+from confnb.search import L2, Found, Linf, maximize
 
 COLUMNS = ["index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes"]
 CALLS = []  # of the attacks below, for counting
@@ -283,3 +289,161 @@ def test_auc_ranks_infinities():
 def test_auc_of_nothing_or_nan_is_refused(normal, adversarial):
     with pytest.raises(ValueError, match="AUC needs"):
         auc(np.array(normal), np.array(adversarial))
+
+
+# attacks of other libraries
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    "Attacks of foolbox and torchattacks by name, each through its one line"
+    foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
+    fb = foolbox.attacks
+    return {
+        "LinfPGD": from_foolbox(fb.LinfPGD(steps=3), 0.1),
+        "L2PGD": from_foolbox(fb.L2PGD(steps=3), 0.5),
+        "noise": from_foolbox(fb.LinfAdditiveUniformNoiseAttack(), 0.1),
+        "repeated": from_foolbox(fb.LinfPGD(steps=2).repeat(2), 0.1),
+        "DeepFool": from_foolbox(fb.L2DeepFoolAttack(steps=5)),
+        "DeepFool in a ball": from_foolbox(fb.LinfDeepFoolAttack(steps=5), 0.1),
+        "PGD": from_torchattacks(torchattacks.PGD, eps=0.1, steps=3),
+        "PGDL2": from_torchattacks(torchattacks.PGDL2, eps=0.5, steps=3),
+        "Square": from_torchattacks(torchattacks.Square, norm="L2", eps=0.5, n_queries=5),
+        "CW": from_torchattacks(torchattacks.CW, steps=3),
+    }
+
+
+NAMES = ["LinfPGD", "L2PGD", "noise", "repeated", "DeepFool", "DeepFool in a ball", "PGD", "PGDL2", "Square", "CW"]
+SETS = [Linf(0.1), L2(0.5), Linf(0.1), Linf(0.1), None, Linf(0.1), Linf(0.1), L2(0.5), L2(0.5), None]
+
+
+@pytest.mark.parametrize("name, ball", list(zip(NAMES, SETS, strict=True)), ids=NAMES)
+def test_their_attacks_are_ours(name, ball, theirs, small_model, digits):
+    x, y, attack = digits.x_test[:12], digits.y_test[:12], theirs[name]
+    small_model.train()
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    found = attack(small_model, x, y)
+    assert torch.equal(before[0], torch.random.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+    assert small_model.training and all(p.requires_grad and p.grad is None for p in small_model.parameters()) and not small_model._forward_pre_hooks
+    assert attack.ball == ball and found.x.min() >= 0 and found.x.max() <= 1 and (ball is None or ball.contains(found.x, x).all())
+    torch.testing.assert_close(found.logits, predict(small_model, found.x))
+    wrong = found.logits.softmax(1).scatter(1, y[:, None], 0).amax(1)
+    torch.testing.assert_close(found.confidence, wrong)
+    assert torch.equal(found.x, attack(small_model, x, y).x) and (found.passes >= 1).all() and found.seconds > 0
+
+
+def test_their_attacks_are_what_they_are_there(small_model, digits):
+    "The points are those of the library itself, called as its manual says"
+    foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
+    x, y = digits.x_test[:12], digits.y_test[:12]
+    small_model.eval()
+    attack = foolbox.attacks.LinfPGD(steps=5, random_start=False)
+    _, points, _ = attack(foolbox.PyTorchModel(small_model, (0, 1)), x, y, epsilons=0.1)
+    torch.testing.assert_close(from_foolbox(attack, 0.1)(small_model, x, y).x, points)
+    points = torchattacks.PGD(small_model, eps=0.1, steps=5, random_start=False)(x, y)
+    torch.testing.assert_close(from_torchattacks(torchattacks.PGD, eps=0.1, steps=5, random_start=False)(small_model, x, y).x, points)
+    torch.testing.assert_close(from_torchattacks(torchattacks.PGD(small_model, eps=0.1, steps=5, random_start=False))(small_model, x, y).x, points)
+
+
+def test_their_attacks_go_into_a_table_and_a_bundle(theirs, small_model, digits):
+    x, y = digits.x_test[:15], digits.y_test[:15]
+    chosen = {name: theirs[name] for name in ("LinfPGD", "PGD")}
+    table = evaluate(small_model, x, y, chosen)
+    assert table.attack.unique().tolist() == ["clean", "LinfPGD", "PGD"] and table[table.attack == "PGD"].passes.eq(3).all()
+    found = [a(small_model, x, y) for a in chosen.values()]
+    ours = max_confidence(small_model, x, y, Linf(0.1), steps=3)
+    best = bundle(*found, ours)
+    torch.testing.assert_close(best.confidence, torch.stack([f.confidence for f in (*found, ours)]).amax(0))
+    assert torch.equal(best.passes, sum(f.passes for f in (*found, ours)))
+
+
+def test_their_attacks_have_keys(theirs, small_model, digits):
+    keys = [fingerprint(a) for a in theirs.values()]
+    assert len(set(keys)) == len(keys) and keys == [fingerprint(pickle.loads(pickle.dumps(a))) for a in theirs.values()]
+    torchattacks = pytest.importorskip("torchattacks")
+    first, second, other = (fingerprint(from_torchattacks(torchattacks.PGD(small_model, eps=e))) for e in (0.1, 0.1, 0.2))
+    assert first == second != other
+    x, y = digits.x_test[:5], digits.y_test[:5]
+    attack = {"PGD": theirs["PGD"]}
+    once = evaluated(small_model, x, y, attack)
+    pd.testing.assert_frame_equal(once, evaluated(small_model, x, y, attack))
+
+
+def refused():
+    foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
+    model, fb = network(), foolbox.attacks
+    return {
+        "a class of foolbox": (lambda: from_foolbox(fb.LinfPGD, 0.1), TypeError, r"not <class.*make one: .*\(\)"),
+        "anything else": (lambda: from_foolbox(shifted, 0.1), TypeError, "an attack such as foolbox.attacks.LinfPGD"),
+        "no eps": (lambda: from_foolbox(fb.LinfPGD()), ValueError, "needs an eps"),
+        "eps of 0..255": (lambda: from_foolbox(fb.LinfPGD(), 8), ValueError, "0..255"),
+        "torchattacks: eps of 0..255": (lambda: from_torchattacks(torchattacks.PGD, eps=8), ValueError, "0..255"),
+        "torchattacks: no such setting": (lambda: from_torchattacks(torchattacks.PGD, epsilon=0.1), TypeError, "no setting epsilon; it has eps, alpha, steps"),
+        "torchattacks: anything else": (lambda: from_torchattacks(shifted), TypeError, "a class such as torchattacks.PGD"),
+        "torchattacks: settings of an instance": (lambda: from_torchattacks(torchattacks.PGD(model), eps=0.1), TypeError, "or an instance without any"),
+        "torchattacks: another model": (lambda: from_torchattacks(torchattacks.PGD(model))(network(1), *images()), ValueError, "made for another model; pass the class"),
+    }
+
+
+@pytest.mark.parametrize("case", ["a class of foolbox", "anything else", "no eps", "eps of 0..255", "torchattacks: eps of 0..255", "torchattacks: no such setting",
+                                  "torchattacks: anything else", "torchattacks: settings of an instance", "torchattacks: another model"])
+def test_what_no_line_adapts(case):
+    make, error, says = refused()[case]
+    with pytest.raises(error, match=says):
+        make()
+
+
+BAD_POINTS = {
+    "0..255": (lambda model, x, y: 255 * x, "the points of it are no images.*divide by 255"),
+    "normalised": (lambda model, x, y: 2 * x - 1, "they look normalised"),
+    "another shape": (lambda model, x, y: x[..., :2], r"it returned points of shape \(6, 1, 4, 2\)"),
+    "outside": (lambda model, x, y: 1 - x, r"6 of 6 points of it lie outside Linf\(eps=0.1\)"),
+    "NaN": (lambda model, x, y: x / 0 - x / 0, "NaN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_POINTS)
+def test_their_points_are_looked_at(case):
+    run, says = BAD_POINTS[case]
+    with pytest.raises(ValueError, match=says):
+        Adapted("it", Linf(0.1), 0, run)(network(), *images())
+
+
+def test_dust_is_cut_off():
+    model, (x, y) = network(), images()
+    found = Adapted("it", Linf(0.1), 0, lambda model, x, y: (x + 0.1 + 3e-6).clamp(0, 1 + 3e-6))(model, x, y)
+    assert Linf(0.1).contains(found.x, x, 1e-7).all() and found.x.max() <= 1
+
+
+def test_a_score_that_needs_no_features_is_given_none():
+    class Entropy:
+        hidden = False
+
+        def __call__(self, logits, features):
+            assert features is None
+            return logits.amax(1)
+
+    x, y = images()
+    assert "entropy" in evaluate(Pooled(), x, y, scores={"entropy": Entropy()})
+    with pytest.raises(ValueError, match="no score can be called 'confidence'"):
+        evaluate(network(), x, y, scores={"confidence": top_logit})
+
+
+def test_a_table_knows_the_text_of_a_users_files(tmp_path, monkeypatch):
+    "The same name and settings, another body: another table"
+    monkeypatch.syspath_prepend(tmp_path)
+    x, y = images()
+    source = "from dataclasses import dataclass\nfrom functools import partial\nimport torch\nSTEP = {}\ndef move(model, x, y): return (x + STEP).clamp(0, 1)\n" \
+             "@dataclass(frozen=True)\nclass Held:\n    inside: object\n    def __call__(self, *args): return self.inside(*args)\n" \
+             "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.scale = torch.nn.Parameter(torch.ones(()))\n" \
+             "    def forward(self, x): return x.flatten(1)[:, :3] * self.scale * STEP\n"
+    seen = {}
+    for step in 0.1, 0.2:
+        (tmp_path / f"mine_{step * 10:.0f}.py").write_text(source.format(step))
+        spec = importlib.util.spec_from_file_location("mine", tmp_path / f"mine_{step * 10:.0f}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "mine", module)
+        spec.loader.exec_module(module)
+        wraps = {"plain": module.move, "held": module.Held(module.move), "partial": partial(module.move)}
+        seen[step] = [evaluated(network(), x, y, {"a": f}).linf.max() for f in wraps.values()] + [evaluated(module.Net(), x, y).confidence.max()]
+    assert all(a != b for a, b in zip(*seen.values(), strict=True))

@@ -296,3 +296,57 @@ def test_a_long_silence_is_broken(monkeypatch):
         view.follow({"10_a": r.Progress(second, 2, 9, {"mc-F1a": 3.0} if second > 3 else {}, "mc-F1b", 70.0)})
     assert [line.split()[:2] for line in said] == [["10_a"], ["10_a", "mc-F1a"], ["10_a", "mc-F1b"], ["10_a", "mc-F1b"]]
     assert "about 1:10 left" in said[1] and "cell 2 of 9, 1 published, 0:10, about 1:10 left" in said[2]
+
+
+# the gallery beside the papers
+
+
+def test_gallery_shows_the_papers_numbers_and_what_was_different(run):
+    out, told, *_ = run
+    assert told["topics"]["separation"]["different"] == {}  # the tiny project has no profile `paper`
+    from confnb import gallery
+
+    told["topics"]["separation"]["different"] = {"eps": [1.0, 8 / 255], "data": ["digits", "cifar10"]}
+    text = gallery.gallery(told, out)
+    assert "hcnn Table 1" in text and "<td>277</td>" in text and "data: data digits (not cifar10)" in text and "budget: eps 1 (not 0.03137)" in text
+    assert text.count("The paper's numbers") == 3  # hcnn-T1, man-T1, and the settings of mc-F1a
+
+
+@pytest.mark.parametrize(
+    "identifier, row, column, value",
+    [
+        ("hcnn-T2", "eta .030, p .99", "AWPR (with rejection)", "16.0 %"),
+        ("hcnn-T4", "2nd confident point", "xi .015: label change", "260"),
+        ("man-T2", "average", "shell: attack success rate", "1.33 %"),
+        ("rce-T2", "C&W-hc, RCE", "CIFAR-10: K-density", "91.8"),
+        ("rce-T5", "C&W-wb", "RCE", "1300 s"),
+        ("reg-T1", "(f) 3 bits, adv. training", "FGM", "18.8 %"),
+        ("reg-T3", "W,A,G 1,2,6", "top-5: eps 8", "93.4 %"),
+    ],
+)
+def test_papers_numbers(identifier, row, column, value):
+    from confnb.gallery import paper_table
+
+    table, source = paper_table(identifier)
+    assert table.set_index("").loc[row, column] == value and source.split()[0] == identifier.split("-")[0]
+
+
+def test_claims_are_counted_and_silence_is_named(run):
+    out, told, *_ = run
+    from confnb import gallery
+
+    assert "no topic of this run published its claims" in (out / "index.html").read_text()
+    assert (out / "claims.html").read_text().count("published no table of its claims") == 2
+    rows = ["a,s 1,yes,\"0.2, [0.1, 0.3]\"", "b <c>,s 2,NO,0.4", "d,s 3,not tested,no data", "e,s 4,yes,0"]
+    (out / "figures/mc-X0.csv").write_text("\n".join(["claim,source,seen,measured", *rows]) + "\n")
+    entry = {"topic": "maxconfidence", "kind": "table", "caption": "claims", "files": {"csv": {"path": "figures/mc-X0.csv"}}}
+    with_claims = told | {"identifiers": told["identifiers"] | {"mc-X0": entry}}
+    text = gallery.claims_page(with_claims, out)
+    assert "<strong>2</strong> seen" in text and "<strong>1</strong> not seen" in text and "<strong>1</strong> not tested" in text
+    assert "0.2, [0.1, 0.3]" in text and "b &lt;c&gt;" in text and text.count("published no table") == 1
+    assert "2 seen, 1 not seen, 1 not tested" in gallery.gallery(with_claims, out)
+
+
+def test_foreign_figures_are_not_in_the_progress_of_a_topic(run):
+    *_, said = run
+    assert not any("hcnn-T2" in line for line in said)

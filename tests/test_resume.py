@@ -12,11 +12,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import test_pages
 from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 
+from confnb import gallery
 from confnb import reproduce as r
 from confnb.runtime import cache_dir, remember
 
+browser, links_of, look = test_pages.browser, test_pages.links_of, test_pages.look
 TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in r.identifiers_of("maxconfidence")])}
 COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
 NUMBERS = (
@@ -383,3 +386,23 @@ def test_a_terminal_shows_one_line_for_each_topic(monkeypatch):
     assert "\x1b[2F\x1b[J" in stream.getvalue()
     view.ended("30_maxconfidence", r.Ran(r.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
     assert stream.getvalue().endswith("\x1b[1F\x1b[J  30_maxconfidence     done 70.0 s; 1 tables and figures\n")
+
+
+@pytest.mark.browser
+def test_pages_of_a_run_in_the_browser(run, browser, tmp_path):
+    """Gallery, claims and comparison: no network, links that lead somewhere, nothing wider than a telephone."""
+    plan, *_ = run
+    told = json.loads((plan.folder / "manifest.json").read_text())
+    shutil.copytree(plan.folder, tmp_path / "a=1")
+    rows = "claim,source,seen,measured\n" + "a long claim " * 20 + ",mc 3,NO," + "[0.1,0.2]" * 30 + "\n"
+    (tmp_path / "a=1/figures/man-X0.csv").write_text(rows.replace("[0.1,0.2]", "[0.1; 0.2]"))
+    told["identifiers"]["man-X0"] = {"topic": "separation", "kind": "table", "caption": "c", "files": {"csv": {"path": "figures/man-X0.csv"}}}
+    (tmp_path / "a=1/claims.html").write_text(gallery.claims_page(told, tmp_path / "a=1"))
+    (tmp_path / "a=1/index.html").write_text(gallery.gallery(told, tmp_path / "a=1"))
+    (tmp_path / "index.html").write_text(gallery.comparison({"a=1": told}, {"a=1": {"a": 1}}, tmp_path))
+    for name in ("index.html", "a=1/index.html", "a=1/claims.html"):
+        for width in (390, 1200):
+            assert look(browser, tmp_path / name, width, dark=width == 390) == []
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, name
+            assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert all(p.exists() for p in links_of(tmp_path / name))

@@ -1,0 +1,83 @@
+"""The library says of what type everything is, and the types fit: mypy over the package, and over a user's own file."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import covered
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+USE = '''
+import confnb
+from confnb import Linf, Margin, binomial_interval, build, evaluate, hcnn, load, max_confidence, report, success_fail
+
+data = load("digits")
+model = build("model_a", data.shape, data.classes)
+found = max_confidence(model, data.x_test, data.y_test, Linf(0.1))
+low, high = binomial_interval(1, 2)
+reveal_type(found)
+reveal_type(low)
+reveal_type(success_fail(evaluate(model, data.x_test, data.y_test), evaluate(model, data.x_test, data.y_test)))
+reveal_type(hcnn(model, data.x_test, 0.1, 1.0))
+reveal_type(report(model, data, Linf(0.1)).summary)
+reveal_type(confnb.Margin(0))
+Linf("0.1")
+max_confidence(model, data.x_test)
+confnb.max_confidense
+'''
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    "A run of mypy with a cache of this run's own"
+    pytest.importorskip("mypy")
+    cache = tmp_path_factory.mktemp("mypy")
+
+    def run(*words, cwd=ROOT):
+        done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(cache), "--config-file", str(ROOT / "pyproject.toml"), *words], cwd=cwd,
+                              env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_library_is_typed(mypy):
+    assert mypy("-p", "confnb").startswith("Success: no issues found")
+
+
+@pytest.mark.slow
+def test_a_user_sees_the_types_and_the_mistakes(mypy, tmp_path):
+    (tmp_path / "use.py").write_text(USE)
+    lines = mypy("use.py", cwd=tmp_path).splitlines()
+    shown = [line.partition('Revealed type is "')[2].rstrip('"') for line in lines if "Revealed" in line]
+    ends = ["search.Found", "float", "DataFrame", "search.Found", "list[str]", "search.Margin"]
+    assert len(shown) == len(ends) and all(end in kind for kind, end in zip(shown, ends, strict=True)), shown
+    mistakes = [line for line in lines if line.startswith("use.py") and "error:" in line]
+    assert len(mistakes) == 3 and ["arg-type", "call-arg", "attr-defined"] == [line.rpartition("[")[2].rstrip("]") for line in mistakes]
+
+
+def test_the_marker_ships(tmp_path):
+    "What pip builds holds py.typed and the templates"
+    done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {"confnb/py.typed", "confnb/templates/report.html.j2", "confnb/templates/style.css"} <= set(names)
+
+
+def test_the_badge_of_the_docs_says_what_was_measured(tmp_path, capsys):
+    def file(percent):
+        return {"summary": {"percent_covered": percent}}
+
+    for percent, status in (93.7, 0), (89.99, 1):
+        (tmp_path / "c.json").write_text(json.dumps({"totals": {"percent_covered": percent}, "files": {"a.py": file(100), "b.py": file(50.0)}}))
+        assert covered.main(tmp_path / "c.json", tmp_path / "badge.svg") == status
+        assert f">{int(percent)} %<" in (tmp_path / "badge.svg").read_text() and capsys.readouterr().out.splitlines()[0] == "  50.0 %  b.py"
+    stored = re.search(r"coverage: (\d+) %", (ROOT / "nbs/images/coverage.svg").read_text())
+    assert stored and int(stored[1]) >= covered.LEAST
