@@ -48,6 +48,7 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_rce.py
 
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto (https://quarto.org/docs/get-started); 'make pages' gives offline pages without it"; exit 1; }

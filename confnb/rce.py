@@ -188,7 +188,7 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
     return order if per_class is None else order[rank < per_class]
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #6e3f1fbb
+# %% ../nbs/topics/40_rce_kdensity.ipynb #7508b332
 class KDensity(nn.Module):
     """The log-density of final hidden vectors under a Gaussian kernel on the training vectors of the predicted class.
 
@@ -227,7 +227,7 @@ class KDensity(nn.Module):
         kept = _of_each_class(labels.long(), per_class, seed)
         vectors = features.detach()[kept].double()
         self.register_buffer("center", vectors.mean(0))
-        self.register_buffer("vectors", vectors - self.center)
+        self.register_buffer("vectors", (vectors - self.center) / math.sqrt(sigma2))
         self.register_buffer("labels", labels[kept].long())
         self.sigma2, self.counts = float(sigma2), self.labels.bincount().tolist()
 
@@ -257,18 +257,21 @@ class KDensity(nn.Module):
                 f"the density knows vectors of {self.vectors.shape[1]} values and classes 0..{len(self.counts) - 1}, "
                 f"not vectors of {features.shape[1]} and class {int(predicted.max())}"
             )
-        z = features.to(self.vectors) - self.center
-        rows, parts = [], []
-        for label, vectors in enumerate(self.vectors.split(self.counts)):
-            mine = (predicted.to(z.device) == label).nonzero()[:, 0]
-            rows.append(mine)
-            parts += [self._of_class(z[mine[s]], vectors) for s in chunks(len(mine), 4096) if len(mine)]
-        return torch.cat(parts)[torch.cat(rows).argsort()].to(features.device)
+        predicted = predicted.to(self.labels.device)
+        order = predicted.argsort()
+        z = (features.to(self.vectors) - self.center)[order] / math.sqrt(self.sigma2)
+        groups = z.split(predicted.bincount(minlength=len(self.counts)).tolist())
+        parts = [
+            self._of_class(mine[s], vectors)
+            for mine, vectors in zip(groups, self.vectors.split(self.counts), strict=True)
+            for s in chunks(len(mine), 4096)
+        ]
+        return torch.cat(parts)[order.argsort()].to(features.device)
 
     def _of_class(self, z: Tensor, vectors: Tensor) -> Tensor:
-        "The log-density of vectors z under the kernel on `vectors`"
-        squares = z.square().sum(1, keepdim=True) + vectors.square().sum(1) - 2 * z @ vectors.T
-        return (squares.clamp_min(0) / -self.sigma2).logsumexp(1) - math.log(len(vectors))
+        "The log-density of z under the kernel on `vectors`; all in units of sigma"
+        inside = torch.addmm(-vectors.square().sum(1), z, vectors.T, alpha=2).logsumexp(1)
+        return inside - z.square().sum(1) - math.log(len(vectors))
 
     def extra_repr(self) -> str:
         return f"{len(self.vectors)} vectors of {self.vectors.shape[1]} values, {len(self.counts)} classes, sigma2={self.sigma2:g}"
@@ -294,9 +297,9 @@ def spread(features: Tensor, labels: Tensor, seed: int = 0) -> float:
     kept = _of_each_class(labels.long(), 1000, seed)
     groups = features.detach()[kept].double().split(labels[kept].bincount().tolist())
     within = torch.tensor([F.pdist(v).square().median() for v in groups if len(v) > 1])
-    if not len(within) or not within.median() > 0:
+    if not len(within) or not (middle := within.quantile(0.5).item()) > 0:
         raise ValueError("no class has two different vectors, so they have no spread; give sigma2 itself")
-    return within.median().item()
+    return middle
 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #703e7931
 NOT_SURE = -1
