@@ -51,6 +51,7 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_rce.py
 
 # how much of the library the tests run, and the badge that says so in the docs
 coverage: setup
