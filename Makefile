@@ -30,6 +30,7 @@ in-step: setup
 # every notebook runs from top to bottom (the topics are run by the runner)
 notebooks: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/foundations
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/45_quantization.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/90_reproduce.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/index.ipynb
 
@@ -48,6 +49,7 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_quantization.py
 
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto (https://quarto.org/docs/get-started); 'make pages' gives offline pages without it"; exit 1; }
