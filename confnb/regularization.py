@@ -9,7 +9,7 @@ __all__ = ['EXTENT', 'layers_of', 'WithL2', 'noise_images', 'fooling_images', 'o
            'calibration_error', 'ray_ends', 'along_rays', 'zero_gradients', 'top_k_error', 'filter_norms',
            'dropped_filters', 'label_smoothing_pairing']
 
-# %% ../nbs/topics/50_regularization_quantization.ipynb #ac04b47f
+# %% ../nbs/topics/50_regularization_quantization.ipynb #a5494692
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attacks import offset_logits
 from .data import Data
 from .quantization import quantize, quantize_weight
 from .records import binomial_interval
@@ -141,37 +140,37 @@ def fooling_images(model: nn.Module, shape: Sequence[int], classes: int, steps: 
     target = torch.arange(classes, device=x.device).repeat(starts)
     return maximize(model, LogConfidence(target), x, BOX, steps, step_size, start="here", batch_size=batch_size)
 
-# %% ../nbs/topics/50_regularization_quantization.ipynb #b477b907
-def offset_curve(model: nn.Module, x: Tensor, y: Tensor, offsets: Sequence[float], level: float = 0.95, batch_size: int = 1000) -> pd.DataFrame:
+# %% ../nbs/topics/50_regularization_quantization.ipynb #149f0cf9
+def offset_curve(logits: Tensor, y: Tensor, offsets: Sequence[float], level: float = 0.95) -> pd.DataFrame:
     """The accuracy under each constant offset: columns `offset accuracy low high confidence`, a row for each offset.
 
     Parameters
     ----------
-    model
-        maps images to logits; comes back as it was
-    x, y
-        images (N, C, H, W), pixels in [0, 1]; right labels (N,)
+    logits
+        (N, M, K), as `confnb.attacks.offset_logits` gives them for M offsets
+    y
+        right labels (N,)
     offsets
-        numbers in [-1, 1], added to every pixel before clipping
+        the M numbers
     level
         of the exact interval (low, high)
-    batch_size
-        how many shifted images are run at once
 
     Raises
     ------
     TypeError, ValueError
-        Bad images, labels or offsets.
+        Bad labels, or another number of offsets.
     """
-    logits = offset_logits(model, x, offsets, batch_size)
-    y = check_labels(y, len(x), logits.shape[2])
+    n, m, classes = logits.shape
+    y = check_labels(y, n, classes)
+    if len(offsets) != m:
+        raise ValueError(f"the logits are those of {m} offsets, but there are {len(offsets)}")
     p, guess = logits.softmax(2).max(2)
     hits = (guess == y[:, None]).sum(0).tolist()
-    bounds = [binomial_interval(k, len(x), level) for k in hits]
-    return pd.DataFrame({"offset": [float(c) for c in offsets], "accuracy": [k / len(x) for k in hits], "low": [b[0] for b in bounds],
+    bounds = [binomial_interval(k, n, level) for k in hits]
+    return pd.DataFrame({"offset": [float(c) for c in offsets], "accuracy": [k / n for k in hits], "low": [b[0] for b in bounds],
                          "high": [b[1] for b in bounds], "confidence": p.mean(0).tolist()})
 
-# %% ../nbs/topics/50_regularization_quantization.ipynb #984b8863
+# %% ../nbs/topics/50_regularization_quantization.ipynb #940cfa6e
 def two_classes(data: Data, upper: int, lower: int) -> Data:
     """The images of two classes of `data`, labelled 1 for `upper` and 0 for `lower`."""
     def part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,18 +187,27 @@ def expert_weights(x: Tensor, y: Tensor) -> Tensor:
     return flat[y == 1].mean(0) - flat[y == 0].mean(0)
 
 
-def pruned(w: Tensor, kept: float) -> Tensor:
-    """The weights `w` (D,) with all but the share `kept`, in (0, 1], of largest magnitude set to zero.
+def pruned(w: Tensor, kept: float, bits: int = 32) -> Tensor:
+    """The weights `w` (D,) at `bits` bits, with zeros in place of all but the share `kept` that had the largest magnitudes in `w`.
+
+    Parameters
+    ----------
+    w
+        weights in full precision, as they were trained
+    kept
+        share that stays, in (0, 1]
+    bits
+        of the weights that stay: 1 to 8, or 32
 
     Raises
     ------
     ValueError
-        `kept` is not in (0, 1].
+        `kept` is not in (0, 1], or another number of bits.
     """
     if not 0 < kept <= 1:
         raise ValueError(f"kept is the share of weights that stay, in (0, 1], not {kept}")
     most = w.abs().topk(max(1, round(kept * len(w)))).indices
-    return torch.zeros_like(w).index_copy_(0, most, w[most])
+    return torch.zeros_like(w).index_copy_(0, most, quantize_weight(w, bits)[most])
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #6e1d02b3
 class LogisticRegressions(nn.Module):
