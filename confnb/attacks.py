@@ -779,7 +779,7 @@ def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> F
     y = check_labels(y, len(x))
     return with_confidence(scored(model, WrongConfidence(y), 1 - x, batch_size), y)
 
-# %% ../nbs/foundations/05_attacks.ipynb #cceda1b5
+# %% ../nbs/foundations/05_attacks.ipynb #e51e6e01
 def offset_logits(model: nn.Module, x: Tensor, offsets: Sequence[float], batch_size: int = 1000) -> Tensor:
     """The logits (N, M, K) of images `x` (N, C, H, W) with each of M constants added to every pixel and clipped to [0, 1].
 
@@ -799,12 +799,12 @@ def offset_logits(model: nn.Module, x: Tensor, offsets: Sequence[float], batch_s
     TypeError, ValueError
         Bad images, no offsets, or one outside [-1, 1].
     """
-    x, c, device = check_images(x), torch.as_tensor(offsets, dtype=torch.float32), device_of(model)
+    x, c, device = check_images(x), torch.as_tensor(offsets, dtype=torch.float64), device_of(model)
     if c.ndim != 1 or not len(c) or not (c.abs() <= 1).all():
         raise ValueError(f"offsets are one or more numbers in [-1, 1] that are added to pixels in [0, 1], not {offsets}")
 
     def work(s: slice) -> Tensor:
-        shifted = _shifted(x[s].to(device)[:, None], c.to(device)[:, None, None, None])
+        shifted = _shifted(x[s].to(device)[:, None], c[:, None, None, None])
         return check_logits(logits_of(model, shifted.flatten(0, 1))).to(x.device)
 
     with borrow(model), torch.no_grad():
@@ -845,6 +845,6 @@ def constant_offset(model: nn.Module, x: Tensor, y: Tensor, offsets: float | Seq
     logits = offset_logits(model, x, several, batch_size)
     value = WrongConfidence(y.repeat_interleave(len(several)))(logits.flatten(0, 1)).reshape(len(x), -1)
     best, rows = value.argmax(1), torch.arange(len(x), device=x.device)
-    z = _shifted(x, torch.tensor(several, device=x.device)[best].reshape(-1, 1, 1, 1))
+    z = _shifted(x, torch.tensor(several, dtype=torch.float64)[best.cpu()].reshape(-1, 1, 1, 1))
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return with_confidence(Found(z, value[rows, best], logits[rows, best], none), y)

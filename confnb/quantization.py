@@ -54,7 +54,20 @@ def quantize_k(r: Tensor, bits: int) -> Tensor:
     _check_bits(bits)
     return r if bits == 32 else _StraightThrough.apply(r, 2**bits - 1)
 
-# %% ../nbs/45_quantization.ipynb #35feea90
+# %% ../nbs/45_quantization.ipynb #47ebc3f7
+class _Clipped(torch.autograd.Function):
+    "Clipped to [0, 1] and rounded; the gradient passes where nothing was clipped"
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward((a >= 0) & (a <= 1))
+        return a.clamp(0, 1).mul_(levels).round_().div_(levels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.saved_tensors[0], gradient, 0), None
+
+
 def quantize_activation(a: Tensor, bits: int) -> Tensor:
     """Activations clipped to [0, 1] and rounded to `bits` bits, the shape of `a`; 32 bits leave them as they are, unclipped.
 
@@ -75,7 +88,7 @@ def quantize_activation(a: Tensor, bits: int) -> Tensor:
     DoReFa-Net equation 11. The gradient passes where 0 <= a <= 1.
     """
     _check_bits(bits)
-    return a if bits == 32 else quantize_k(a.clamp(0, 1), bits)
+    return a if bits == 32 else _Clipped.apply(a, 2**bits - 1)
 
 
 class _ScaledSign(torch.autograd.Function):
