@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['least_likely', 'fgsm', 'bim', 'ilcm', 'pgd', 'apgd', 'jsma', 'CarliniWagner', 'next_c', 'search_c', 'cw_l2', 'cw_hc',
-           'ddn', 'cw_l2_fast', 'balance', 'cw_linf', 'uniform_noise', 'negative']
+           'ddn', 'cw_l2_fast', 'balance', 'cw_linf', 'uniform_noise', 'negative', 'offset_logits', 'constant_offset']
 
 # %% ../nbs/foundations/05_attacks.ipynb #301d32f8
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .runtime import borrow, check_images, check_labels, device_of, in_batches, logits_of, predict, reduced
+from .runtime import borrow, check_images, check_labels, check_logits, device_of, in_batches, logits_of, predict, reduced
 from confnb.search import (
     BOX,
     DDN,
@@ -833,3 +833,73 @@ def negative(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> F
     x = check_images(x)
     y = check_labels(y, len(x))
     return with_confidence(scored(model, WrongConfidence(y), 1 - x, batch_size), y)
+
+# %% ../nbs/foundations/05_attacks.ipynb #e51e6e01
+def offset_logits(model: nn.Module, x: Tensor, offsets: Sequence[float], batch_size: int = 1000) -> Tensor:
+    """The logits (N, M, K) of images `x` (N, C, H, W) with each of M constants added to every pixel and clipped to [0, 1].
+
+    Parameters
+    ----------
+    model
+        maps images to logits; comes back as it was
+    x
+        images, pixels in [0, 1]
+    offsets
+        M numbers in [-1, 1]
+    batch_size
+        how many shifted images are run at once
+
+    Raises
+    ------
+    TypeError, ValueError
+        Bad images, no offsets, or one outside [-1, 1].
+    """
+    x, c, device = check_images(x), torch.as_tensor(offsets, dtype=torch.float64), device_of(model)
+    if c.ndim != 1 or not len(c) or not (c.abs() <= 1).all():
+        raise ValueError(f"offsets are one or more numbers in [-1, 1] that are added to pixels in [0, 1], not {offsets}")
+
+    def work(s: slice) -> Tensor:
+        shifted = _shifted(x[s].to(device)[:, None], c[:, None, None, None])
+        return check_logits(logits_of(model, shifted.flatten(0, 1))).to(x.device)
+
+    with borrow(model), torch.no_grad():
+        logits = torch.cat(in_batches(work, len(x), max(1, batch_size // len(c))))
+    return logits.reshape(len(x), len(c), -1)
+
+
+def _shifted(x: Tensor, c: Tensor) -> Tensor:
+    return (x + c.to(x)).clamp_(0, 1)
+
+
+def constant_offset(model: nn.Module, x: Tensor, y: Tensor, offsets: float | Sequence[float], batch_size: int = 1000) -> Found:
+    """Each image with that constant added, out of those asked for, that makes the model surest of a wrong class.
+
+    Parameters
+    ----------
+    model
+        maps images to logits
+    x, y
+        images (N, C, H, W), pixels in [0, 1]; right labels (N,)
+    offsets
+        a number c in (0, 1] stands for both signs, c and -c; several numbers in [-1, 1] are taken as they are
+    batch_size
+        how many shifted images are run at once
+
+    Raises
+    ------
+    TypeError, ValueError
+        Bad images or labels, or offsets that cannot be.
+
+    Notes
+    -----
+    Galloway, Taylor, Moussa, Predicting Adversarial Examples with High Confidence (2018), section 4.1. No gradient is taken, so
+    `passes` is 0; `value` is the log of the highest wrong-class probability.
+    """
+    x, y = _checked(x, y)
+    several = [offsets, -offsets] if isinstance(offsets, (int, float)) else list(offsets)
+    logits = offset_logits(model, x, several, batch_size)
+    value = WrongConfidence(y.repeat_interleave(len(several)))(logits.flatten(0, 1)).reshape(len(x), -1)
+    best, rows = value.argmax(1), torch.arange(len(x), device=x.device)
+    z = _shifted(x, torch.tensor(several, dtype=torch.float64)[best.cpu()].reshape(-1, 1, 1, 1))
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return with_confidence(Found(z, value[rows, best], logits[rows, best], none), y)
