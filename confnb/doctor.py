@@ -78,7 +78,7 @@ class Finding:
     says: str
     advice: str = ""
 
-# %% ../nbs/85_doctor.ipynb #9a6b5bc3
+# %% ../nbs/85_doctor.ipynb #bbcbc53c
 def required() -> list[Finding]:
     """Python, the library, and the packages that it requires, each with its version."""
     found = [
@@ -114,59 +114,36 @@ def required() -> list[Finding]:
 
 def devices() -> list[Finding]:
     """The processor, what it multiplies fast, and each GPU."""
+    return _processor() + _gpus()
+
+
+def _processor() -> list[Finding]:
+    "Cores, threads, what the processor can do, and whether that is bfloat16"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [
-        Finding(
-            "devices",
-            "cpu",
-            "ok",
-            f"{cores} cores, {torch.get_num_threads()} threads in PyTorch, {torch.backends.cpu.get_cpu_capability()}",
-        )
+    names = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile")
+    known = [name for name in names if getattr(torch.cpu, f"_is_{name}_supported", bool)()]
+    said = f"{cores} cores, {torch.get_num_threads()} threads in PyTorch, {torch.backends.cpu.get_cpu_capability()}"
+    slow = "this processor does not multiply bfloat16 in hardware"
+    advice = "nothing to do: searches run in float32, about half as fast, and a GPU is faster still"
+    bfloat16 = ("missing", slow, advice) if fast_dtype(torch.device("cpu")) is None else (
+        "ok", "in hardware: searches use it, results are float32")
+    return [
+        Finding("devices", "cpu", "ok", said),
+        Finding("devices", "processor features", "ok", ", ".join(known) or "none of those that PyTorch tells of"),
+        Finding("devices", "bfloat16", *bfloat16),
     ]
-    known = [
-        name
-        for name in ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile")
-        if getattr(torch.cpu, f"_is_{name}_supported", bool)()
-    ]
-    found.append(
-        Finding(
-            "devices", "processor features", "ok", ", ".join(known) or "none of those that PyTorch tells of"
-        )
-    )
-    if fast_dtype(torch.device("cpu")) is None:
-        found.append(
-            Finding(
-                "devices",
-                "bfloat16",
-                "missing",
-                "this processor does not multiply bfloat16 in hardware",
-                "nothing to do: searches run in float32, about half as fast, and a GPU is faster still",
-            )
-        )
-    else:
-        found.append(Finding("devices", "bfloat16", "ok", "in hardware: searches use it, results are float32"))
+
+
+def _gpus() -> list[Finding]:
+    "Each GPU that PyTorch sees, or what to do about there being none"
     if not torch.cuda.is_available():
-        return [
-            *found,
-            Finding(
-                "devices",
-                "cuda",
-                "missing",
-                "PyTorch sees no GPU",
-                "with a GPU in the machine: install its driver and a CUDA build of PyTorch "
-                "(https://pytorch.org/get-started/locally)",
-            ),
-        ]
+        advice = "with a GPU in the machine: install its driver and a CUDA build of PyTorch (https://pytorch.org/get-started/locally)"
+        return [Finding("devices", "cuda", "missing", "PyTorch sees no GPU", advice)]
+    found = []
     for i in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(i)
-        found.append(
-            Finding(
-                "devices",
-                f"cuda:{i}",
-                "ok",
-                f"{of.name}, {of.total_memory / 2**30:.0f} GiB, capability {of.major}.{of.minor}",
-            )
-        )
+        said = f"{of.name}, {of.total_memory / 2**30:.0f} GiB, capability {of.major}.{of.minor}"
+        found.append(Finding("devices", f"cuda:{i}", "ok", said))
     return found
 
 # %% ../nbs/85_doctor.ipynb #42f1eeae
