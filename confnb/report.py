@@ -659,7 +659,7 @@ def _between(parts: dict[str, pd.DataFrame], n: int) -> list[Check]:
         ]
     return lines
 
-# %% ../nbs/80_report.ipynb #0f927427
+# %% ../nbs/80_report.ipynb #4e7968f0
 INKS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#ca9161", "#949494")
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
@@ -729,7 +729,7 @@ def calibration_figure(table: pd.DataFrame) -> Any:
         color="#dddddd",
         label="share of images",
     )
-    spread = [(table.accuracy - table.low).clip(lower=0), (table.high - table.accuracy).clip(lower=0)]
+    spread = np.stack([table.accuracy - table.low, table.high - table.accuracy]).clip(0)
     ax.errorbar(
         table.confidence,
         table.accuracy,

@@ -312,7 +312,7 @@ def test_all_together_is_the_bundle(small_model, digits):
     found = bundle(*(a(small_model, x, y) for a in attacks.values()))
     best = r.together(evaluate(small_model, x, y, attacks))
     clean = evaluate(small_model, x, y).wrong_confidence
-    np.testing.assert_allclose(best.wrong_confidence, np.maximum(found.confidence, clean), rtol=1e-4)
+    np.testing.assert_allclose(best.wrong_confidence, np.maximum(found.confidence.numpy(), clean), rtol=1e-4)
     assert best.passes.tolist() == found.passes.tolist() and best["index"].tolist() == [*range(25)] and set(best.attack) == {r.TOGETHER}
 
 

@@ -79,5 +79,11 @@ def test_the_badge_of_the_docs_says_what_was_measured(tmp_path, capsys):
         (tmp_path / "c.json").write_text(json.dumps({"totals": {"percent_covered": percent}, "files": {"a.py": file(100), "b.py": file(50.0)}}))
         assert covered.main(tmp_path / "c.json", tmp_path / "badge.svg") == status
         assert f">{int(percent)} %<" in (tmp_path / "badge.svg").read_text() and capsys.readouterr().out.splitlines()[0] == "  50.0 %  b.py"
-    stored = re.search(r"coverage: (\d+) %", (ROOT / "nbs/images/coverage.svg").read_text())
+
+
+def test_the_stored_badge_is_good_enough():
+    badge = ROOT / "nbs/images/coverage.svg"
+    if not badge.exists():
+        pytest.skip("`make coverage` has not been run yet")
+    stored = re.search(r"coverage: (\d+) %", badge.read_text(encoding="utf-8"))
     assert stored and int(stored[1]) >= covered.LEAST
