@@ -30,6 +30,7 @@ in-step: setup
 # every notebook runs from top to bottom (the topics are run by the runner)
 notebooks: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/foundations
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/45_quantization.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/90_reproduce.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/index.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/how-to
@@ -51,6 +52,8 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_rce.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_quantization.py
 
 # how much of the library the tests run, and the badge that says so in the docs
 coverage: setup

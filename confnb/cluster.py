@@ -58,7 +58,7 @@ def local(jobs: int = 1) -> Iterator[Submit]:
     finally:
         pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/87_cluster.ipynb #194c9272
+# %% ../nbs/87_cluster.ipynb #7c08921e
 _PASSED_ON = ("CONFNB_DATA", "CONFNB_CACHE", "MPLBACKEND")
 
 
@@ -117,7 +117,7 @@ def _ray(address: str) -> Any:
     need("ray", extra="ray")
     import ray
 
-    settings = {"runtime_env": {"env_vars": _environment()}, "log_to_driver": False, "logging_level": "ERROR"}
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": _environment()}, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         try:
             ray.init(address=address, **settings)

@@ -283,7 +283,44 @@ def _picture(file: Path) -> np.ndarray:
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{name} cannot be read as a picture ({e}); remove it or save it again") from e
 
-# %% ../nbs/foundations/01_data.ipynb #92d31bb4
+# %% ../nbs/foundations/01_data.ipynb #7621b27f
+@dataclass(frozen=True)
+class _Crops:
+    "Pictures in files that are read when they are indexed: bytes (N, side, side, 3)"
+
+    files: list[Path]
+    side: int = 224
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return np.stack([_crop(self.files[i], self.side) for i in index])
+
+
+def _crop(file: Path, side: int) -> np.ndarray:
+    "The square in the middle of a picture whose shorter side was brought to 8/7 of `side`"
+    from torchvision.transforms.functional import center_crop, resize, to_pil_image
+
+    pixels = _picture(file)
+    picture = to_pil_image(pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, 2))
+    return np.asarray(center_crop(resize(picture, side * 8 // 7), side))
+
+
+def _imagenet(train: int | None, test: int | None, seed: int) -> Data:
+    from torchvision.datasets import ImageFolder
+
+    root = data_root() / "imagenet"
+    if missing := [p for p in ("train", "val") if not (root / p).is_dir()]:
+        raise FileNotFoundError(f"ImageNet cannot be downloaded without a login, and {root} has no {' and no '.join(missing)}; put "
+                                "torchvision's folders train/WNID/* and val/WNID/* there")
+    parts = []
+    for part in "train", "val":
+        samples = ImageFolder(root / part).samples
+        parts += [_Crops([Path(file) for file, _ in samples]), np.array([label for _, label in samples])]
+    return split(*parts, "ImageNet (224 x 224)", train, test, seed)
+
+# %% ../nbs/foundations/01_data.ipynb #2ed767dd
 def load(name: str, train: int | None = None, test: int | None = None, seed: int = 0) -> Data:
     """The data set called `name`: training, held-out and test images with their labels.
 
@@ -291,7 +328,7 @@ def load(name: str, train: int | None = None, test: int | None = None, seed: int
     ----------
     name
         `digits` (needs no download), `mnist`, `fashion-mnist`, `cifar10`, `svhn` (under `$CONFNB_DATA`, downloaded when missing),
-        `npz:PATH` for a file with x_train, y_train, x_test, y_test, or `folder:PATH` for train/CLASS/* and test/CLASS/*
+        `imagenet` (torchvision's folders under `$CONFNB_DATA`/imagenet), `npz:PATH` for a file with x_train, y_train, x_test, y_test, or `folder:PATH` for train/CLASS/* and test/CLASS/*
     train, test
         how many training and test examples to keep (all by default), of each class about the same share
     seed
@@ -309,6 +346,8 @@ def load(name: str, train: int | None = None, test: int | None = None, seed: int
         return _digits(train, test, seed)
     if name in TORCHVISION:
         return _torchvision(name, train, test, seed)
+    if name == "imagenet":
+        return _imagenet(train, test, seed)
     if kind in ("npz", "folder") and path:
         return (_npz if kind == "npz" else _folder)(path, train, test, seed)
-    raise ValueError(f"there is no data set {name!r}; there are digits, {', '.join(TORCHVISION)}, npz:PATH and folder:PATH")
+    raise ValueError(f"there is no data set {name!r}; there are digits, {', '.join(TORCHVISION)}, imagenet, npz:PATH and folder:PATH")

@@ -78,41 +78,104 @@ class Finding:
     says: str
     advice: str = ""
 
-# %% ../nbs/85_doctor.ipynb #3fccbae9
+# %% ../nbs/85_doctor.ipynb #9a6b5bc3
 def required() -> list[Finding]:
     """Python, the library, and the packages that it requires, each with its version."""
-    found = [Finding("versions", "python", "ok", platform.python_version()), Finding("versions", "confnb", "ok", __version__)]
+    found = [
+        Finding("versions", "python", "ok", platform.python_version()),
+        Finding("versions", "confnb", "ok", __version__),
+    ]
     try:
         asked = requires("confnb") or []
     except PackageNotFoundError:
-        return [*found, Finding("versions", "installation", "missing", "confnb runs from a folder and is not installed", "pip install -e . in the checkout")]
+        return [
+            *found,
+            Finding(
+                "versions",
+                "installation",
+                "missing",
+                "confnb runs from a folder and is not installed",
+                "pip install -e . in the checkout",
+            ),
+        ]
     for name in (re.split(r"[\s<>=!~;\[]", r)[0] for r in asked if "extra ==" not in r):
         there = _version(name)
-        found.append(Finding("versions", name, "ok" if there else "failed", there or "not installed", "" if there else f"pip install {name}"))
+        found.append(
+            Finding(
+                "versions",
+                name,
+                "ok" if there else "failed",
+                there or "not installed",
+                "" if there else f"pip install {name}",
+            )
+        )
     return found
 
 
 def devices() -> list[Finding]:
     """The processor, what it multiplies fast, and each GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [Finding("devices", "cpu", "ok", f"{cores} cores, {torch.get_num_threads()} threads in PyTorch, {torch.backends.cpu.get_cpu_capability()}")]
-    known = [name for name in ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile") if getattr(torch.cpu, f"_is_{name}_supported", bool)()]
-    found.append(Finding("devices", "processor features", "ok", ", ".join(known) or "none of those that PyTorch tells of"))
+    found = [
+        Finding(
+            "devices",
+            "cpu",
+            "ok",
+            f"{cores} cores, {torch.get_num_threads()} threads in PyTorch, {torch.backends.cpu.get_cpu_capability()}",
+        )
+    ]
+    known = [
+        name
+        for name in ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_tile")
+        if getattr(torch.cpu, f"_is_{name}_supported", bool)()
+    ]
+    found.append(
+        Finding(
+            "devices", "processor features", "ok", ", ".join(known) or "none of those that PyTorch tells of"
+        )
+    )
     if fast_dtype(torch.device("cpu")) is None:
-        found.append(Finding("devices", "bfloat16", "missing", "this processor does not multiply bfloat16 in hardware",
-                             "nothing to do: searches run in float32, about half as fast, and a GPU is faster still"))
+        found.append(
+            Finding(
+                "devices",
+                "bfloat16",
+                "missing",
+                "this processor does not multiply bfloat16 in hardware",
+                "nothing to do: searches run in float32, about half as fast, and a GPU is faster still",
+            )
+        )
     else:
         found.append(Finding("devices", "bfloat16", "ok", "in hardware: searches use it, results are float32"))
     if not torch.cuda.is_available():
-        return [*found, Finding("devices", "cuda", "missing", "PyTorch sees no GPU", "with a GPU in the machine: install its driver and a CUDA build of PyTorch "
-                                "(https://pytorch.org/get-started/locally)")]
+        return [
+            *found,
+            Finding(
+                "devices",
+                "cuda",
+                "missing",
+                "PyTorch sees no GPU",
+                "with a GPU in the machine: install its driver and a CUDA build of PyTorch "
+                "(https://pytorch.org/get-started/locally)",
+            ),
+        ]
     for i in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(i)
-        found.append(Finding("devices", f"cuda:{i}", "ok", f"{of.name}, {of.total_memory / 2**30:.0f} GiB, capability {of.major}.{of.minor}"))
+        found.append(
+            Finding(
+                "devices",
+                f"cuda:{i}",
+                "ok",
+                f"{of.name}, {of.total_memory / 2**30:.0f} GiB, capability {of.major}.{of.minor}",
+            )
+        )
     return found
 
-# %% ../nbs/85_doctor.ipynb #bd406920
-PLACES = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py", "svhn": "train_32x32.mat"}
+# %% ../nbs/85_doctor.ipynb #42f1eeae
+PLACES = {
+    "mnist": "MNIST/raw",
+    "fashion-mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "svhn": "train_32x32.mat",
+}
 
 
 def data_sets() -> list[Finding]:
@@ -122,10 +185,18 @@ def data_sets() -> list[Finding]:
     found = [Finding("data", "digits", "ok", "in scikit-learn's wheel")]
     for name in TORCHVISION:
         there = (root / PLACES[name]).exists()
-        advice = "" if there else f"the first use of --data {name} downloads it; without a network, set CONFNB_DATA to a folder that holds {PLACES[name]}"
-        found.append(Finding("data", name, "ok" if there else "missing", said if there else f"not {said}", advice))
+        advice = (
+            ""
+            if there
+            else f"the first use of --data {name} downloads it; without a network, set CONFNB_DATA to a folder that holds {PLACES[name]}"
+        )
+        found.append(
+            Finding("data", name, "ok" if there else "missing", said if there else f"not {said}", advice)
+        )
     own = [f"npz:{p.name}" for p in sorted(root.glob("*.npz"))]
-    own += [f"folder:{p.name}" for p in sorted(root.glob("*/")) if (p / "train").is_dir() and (p / "test").is_dir()]
+    own += [
+        f"folder:{p.name}" for p in sorted(root.glob("*/")) if (p / "train").is_dir() and (p / "test").is_dir()
+    ]
     return found + [Finding("data", name, "ok", said) for name in own]
 
 
@@ -137,14 +208,31 @@ def cache() -> list[Finding]:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as e:
-        return [Finding("cache", "folder", "failed", f"{root} cannot be written ({e})", "set CONFNB_CACHE to a folder that can")]
+        return [
+            Finding(
+                "cache",
+                "folder",
+                "failed",
+                f"{root} cannot be written ({e})",
+                "set CONFNB_CACHE to a folder that can",
+            )
+        ]
     found = []
     for kind in ("model", "table"):
         sizes = [p.stat().st_size for p in (root / kind).glob("*") if p.is_file()]
         found.append(Finding("cache", f"{kind}s", "ok", f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB"))
     free = shutil.disk_usage(root).free / 2**30
-    room = Finding("cache", "room", "ok", f"{free:.1f} GiB free") if free >= 1 else \
-        Finding("cache", "room", "missing", f"{free:.1f} GiB free", f"delete what is old in {root}: everything in it can be computed again")
+    room = (
+        Finding("cache", "room", "ok", f"{free:.1f} GiB free")
+        if free >= 1
+        else Finding(
+            "cache",
+            "room",
+            "missing",
+            f"{free:.1f} GiB free",
+            f"delete what is old in {root}: everything in it can be computed again",
+        )
+    )
     return [Finding("cache", "folder", "ok", str(root)), *found, room]
 
 
@@ -157,8 +245,14 @@ EXTRAS = {
     "timm": ("more models", "pip install timm"),
 }
 PROGRAMS = {
-    "quarto": ("builds the site", "see https://quarto.org/docs/get-started; `make preview-offline` gives pages without it"),
-    "chromium": ("looks at pages in the tests", "install chromium and chromium-driver; without them the browser tests are skipped"),
+    "quarto": (
+        "builds the site",
+        "see https://quarto.org/docs/get-started; `make preview-offline` gives pages without it",
+    ),
+    "chromium": (
+        "looks at pages in the tests",
+        "install chromium and chromium-driver; without them the browser tests are skipped",
+    ),
 }
 
 
@@ -167,13 +261,31 @@ def extras() -> list[Finding]:
     found = []
     for name, (use, advice) in EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
-        found.append(Finding("extras", name, "ok" if there else "missing", f"{_version(name) or 'there'}: {use}" if there else f"not installed: {use}", "" if there else advice))
+        found.append(
+            Finding(
+                "extras",
+                name,
+                "ok" if there else "missing",
+                f"{_version(name) or 'there'}: {use}" if there else f"not installed: {use}",
+                "" if there else advice,
+            )
+        )
     for name, (use, advice) in PROGRAMS.items():
-        place = shutil.which(name) or (shutil.which("chromium-browser") or shutil.which("google-chrome") if name == "chromium" else None)
-        found.append(Finding("extras", name, "ok" if place else "missing", f"{place}: {use}" if place else f"not installed: {use}", "" if place else advice))
+        place = shutil.which(name) or (
+            shutil.which("chromium-browser") or shutil.which("google-chrome") if name == "chromium" else None
+        )
+        found.append(
+            Finding(
+                "extras",
+                name,
+                "ok" if place else "missing",
+                f"{place}: {use}" if place else f"not installed: {use}",
+                "" if place else advice,
+            )
+        )
     return found
 
-# %% ../nbs/85_doctor.ipynb #9151fb37
+# %% ../nbs/85_doctor.ipynb #00606746
 def _trials() -> dict[str, bool]:
     "What must hold, and whether it does"
     data, ball = load("digits", train=600, test=40), Linf(0.1)
@@ -189,12 +301,16 @@ def _trials() -> dict[str, bool]:
     asked = predict(model, surest.x).softmax(1).scatter(1, y[:, None], 0).amax(1)
     return {
         "a network learns digits": accuracy(model, x, y) > 0.5,
-        "every point lies in its set": bool(ball.contains(found.x, x).all() and ball.contains(surest.x, x).all()),
-        "an attack does not help the model": (table.prediction != table.label)[table.attack == "pgd"].mean() >= (clean.prediction != clean.label).mean(),
+        "every point lies in its set": bool(
+            ball.contains(found.x, x).all() and ball.contains(surest.x, x).all()
+        ),
+        "an attack does not help the model": (table.prediction != table.label)[table.attack == "pgd"].mean()
+        >= (clean.prediction != clean.label).mean(),
         "a reported confidence is there when asked again": bool(torch.allclose(told, asked, atol=1e-4)),
         "one seed gives the same points": bool(torch.equal(found.x, pgd(model, x, y, ball, steps=10).x)),
         "a model comes back as it was": model.training and all(p.requires_grad for p in model.parameters()),
-        "an interval is the known one": tuple(round(v, 4) for v in binomial_interval(26, 300)) == (0.0574, 0.1244),
+        "an interval is the known one": tuple(round(v, 4) for v in binomial_interval(26, 300))
+        == (0.0574, 0.1244),
     }
 
 
@@ -204,9 +320,20 @@ def self_test(trials: Callable[[], dict[str, bool]] = _trials) -> list[Finding]:
     try:
         held = trials()
     except Exception as e:
-        return [Finding("self-test", "run", "failed", f"{type(e).__name__}: {e}", "install the versions of constraints.txt; then send this output with a question")]
+        return [
+            Finding(
+                "self-test",
+                "run",
+                "failed",
+                f"{type(e).__name__}: {e}",
+                "install the versions of constraints.txt; then send this output with a question",
+            )
+        ]
     advice = "send this output with a question: the numbers of this machine cannot be trusted"
-    found = [Finding("self-test", name, "ok" if fine else "failed", "yes" if fine else "NO", "" if fine else advice) for name, fine in held.items()]
+    found = [
+        Finding("self-test", name, "ok" if fine else "failed", "yes" if fine else "NO", "" if fine else advice)
+        for name, fine in held.items()
+    ]
     return [*found, Finding("self-test", "seconds", "ok", f"{time.perf_counter() - start:.1f}")]
 
 

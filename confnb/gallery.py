@@ -107,7 +107,7 @@ def departures(different: dict[str, Any]) -> list[tuple[str, str, int]]:
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/85_gallery.ipynb #f7a98a15
+# %% ../nbs/85_gallery.ipynb #d839a1b5
 def gallery(told: dict[str, Any], out: Path) -> str:
     """The HTML of the gallery.
 
@@ -119,8 +119,8 @@ def gallery(told: dict[str, Any], out: Path) -> str:
         the run's folder, where the figures lie
     """
     sections = [_section(name, topic, told, out) for name, topic in told["topics"].items()]
-    counts = _counts(claims_of(told, out))
-    return template("gallery.html.j2").render(run=told, facts=_facts(told), topics=sections, counts=counts)
+    claims = _counts(claims_of(told, out)) if (out / "claims.html").exists() else None
+    return template("gallery.html.j2").render(run=told, facts=_facts(told), topics=sections, claims=claims)
 
 
 def _facts(told: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'Normalize', 'PerImageStandardize', 'Residual', 'model_a', 'madry_mnist', 'PreactUnit',
-           'GlobalAverage', 'preact_resnet', 'wide_resnet', 'seeded', 'build', 'logits_and_features', 'outputs',
-           'features', 'save_weights', 'load_weights']
+           'GlobalAverage', 'preact_resnet', 'wide_resnet', 'three_layer_cnn', 'resnet18', 'seeded', 'build',
+           'logits_and_features', 'outputs', 'features', 'save_weights', 'load_weights']
 
 # %% ../nbs/foundations/02_models.ipynb #d2a80ad1
 import inspect
@@ -250,7 +250,74 @@ def wide_resnet(shape: Sequence[int], classes: int, units: int = 5, widths: Sequ
     """
     return _resnet("wide_resnet", PerImageStandardize(), shape, classes, units, widths)
 
-# %% ../nbs/foundations/02_models.ipynb #7736cb47
+# %% ../nbs/foundations/02_models.ipynb #78bf9df9
+def three_layer_cnn(shape: Sequence[int], classes: int, filters: int = 64, batch_norm: bool = False, standardize: bool = False) -> nn.Sequential:
+    """Three convolutions (8x8 stride 2, 6x6 stride 2, 5x5) with ReLU and a linear layer.
+
+    Parameters
+    ----------
+    shape
+        (C, H, W) of an image
+    classes
+        the number of classes K
+    filters
+        n_f of the first layer; the other two have twice as many
+    batch_norm
+        whether each convolution is followed by batch-norm, as the paper has it with layers of low precision
+    standardize
+        whether images are standardised one by one first, as the paper does with colour images
+
+    Raises
+    ------
+    ValueError
+        Images smaller than 6 x 6.
+
+    Source: Galloway, Taylor, Moussa, *Predicting Adversarial Examples with High Confidence* (2018), Table 2.
+    """
+    channels, *sides = _check_sizes("three_layer_cnn", shape, classes, 6)
+    widths, layers = (channels, filters, 2 * filters, 2 * filters), [PerImageStandardize()] if standardize else []
+    for i, (kernel, stride, padding) in enumerate([(8, 2, 3), (6, 2, 0), (5, 1, 0)]):
+        kernels = [min(kernel, side + 2 * padding) for side in sides]
+        layers.append(nn.Conv2d(widths[i], widths[i + 1], kernels, stride, padding, bias=not batch_norm))
+        layers += [nn.BatchNorm2d(widths[i + 1]), nn.ReLU()] if batch_norm else [nn.ReLU()]
+        sides = [(side + 2 * padding - k) // stride + 1 for side, k in zip(sides, kernels, strict=True)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[3] * sides[0] * sides[1], classes))
+
+# %% ../nbs/foundations/02_models.ipynb #6c81e49e
+def resnet18(shape: Sequence[int], classes: int, width: int = 64) -> nn.Sequential:
+    """ResNet-18: a stem, four stages of two basic blocks with `width`, 2, 4 and 8 times `width` channels, global average, linear.
+
+    Parameters
+    ----------
+    shape
+        (C, H, W) of an image; below 64 pixels a side the stem keeps the size of the picture
+    classes
+        the number of classes K
+    width
+        channels of the stem and the first stage
+
+    Raises
+    ------
+    ValueError
+        Images smaller than 8 x 8.
+
+    Source: He et al., *Deep Residual Learning for Image Recognition* (2015); torchvision's blocks.
+    """
+    from torchvision.models.resnet import BasicBlock, conv1x1
+
+    channels, *sides = _check_sizes("resnet18", shape, classes, 8)
+    large = min(sides) >= 64
+    stem = nn.Conv2d(channels, width, 7 if large else 3, 2 if large else 1, padding=3 if large else 1, bias=False)
+    layers = [Normalize(.5, .25), stem, nn.BatchNorm2d(width), nn.ReLU()] + [nn.MaxPool2d(3, 2, padding=1)] * large
+    inside = width
+    for stage in range(4):
+        outside, stride = width * 2**stage, 2 if stage else 1
+        shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside)) if stage else None
+        layers += [BasicBlock(inside, outside, stride, shortcut), BasicBlock(outside, outside)]
+        inside = outside
+    return nn.Sequential(*layers, GlobalAverage(), nn.Linear(inside, classes))
+
+# %% ../nbs/foundations/02_models.ipynb #5b7a38fa
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Sets the global generators of the CPU and of `device` to `seed` for the length of a `with` block, and puts them back."""
@@ -263,16 +330,16 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {f.__name__: f for f in (model_a, madry_mnist, preact_resnet, wide_resnet)}
+ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {f.__name__: f for f in (model_a, madry_mnist, preact_resnet, wide_resnet, three_layer_cnn, resnet18)}
 
 
-def build(name: str, shape: Sequence[int], classes: int, seed: int = 0, **settings: Any) -> nn.Sequential:
+def build(name: str | Callable[..., nn.Module], shape: Sequence[int], classes: int, seed: int = 0, **settings: Any) -> nn.Module:
     """The network called `name` with initial weights that depend on `seed` alone.
 
     Parameters
     ----------
     name
-        one of `ARCHITECTURES`
+        one of `ARCHITECTURES`, or a function of your own `(shape, classes, **settings) -> Module`
     shape
         (C, H, W) of an image
     classes
@@ -287,6 +354,9 @@ def build(name: str, shape: Sequence[int], classes: int, seed: int = 0, **settin
     ValueError
         An unknown name, an unknown setting, or sizes that do not fit.
     """
+    if callable(name):
+        with seeded(seed):
+            return name(shape, classes, **settings)
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
     known = list(inspect.signature(ARCHITECTURES[name]).parameters)[2:]

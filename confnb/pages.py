@@ -115,7 +115,7 @@ def _space_names(tree: ElementTree.Element) -> None:
             core.set("lspace", "0.167em" if before is not None and before.tag != "mo" else "0")
             core.set("rspace", "0" if after is None or (after.text or "").startswith(("(", "[", ")")) else "0.167em")
 
-# %% ../nbs/80_pages.ipynb #f4500368
+# %% ../nbs/80_pages.ipynb #a5504119
 def shown(notebook: Any) -> Any:
     """A copy of a notebook as its page shows it: without directives, hidden cells and stderr, exported cells tagged `exported`."""
     from copy import deepcopy
@@ -238,15 +238,17 @@ def _localised(html: str, folder: Path, links: dict[Path, str]) -> str:
     _anchored(soup)
     _cited(soup, folder, links)
     for img in soup("img", src=True):
-        if not img["src"].startswith("data:"):
-            img["src"] = _data_uri(img["src"], folder)
+        source = str(img["src"])
+        img["src"] = source if source.startswith("data:") else _data_uri(source, folder)
     for a in soup("a", href=True):
-        if not re.match(r"#|https?:|mailto:", a["href"]) and not a["href"].split("#")[0].endswith(".html"):
-            target, _, place = a["href"].partition("#")
+        href = str(a["href"])
+        if not re.match(r"#|https?:|mailto:", href) and not href.split("#")[0].endswith(".html"):
+            target, _, anchor = href.partition("#")
             there = links.get((folder / target).resolve())
-            a["href"] = there and there + (f"#{place}" if place else "")
             if there is None:
                 a.unwrap()
+            else:
+                a["href"] = there + (f"#{anchor}" if anchor else "")
     return str(soup)
 
 

@@ -6,11 +6,11 @@
 __all__ = ['checkout', 'Topic', 'topics', 'choose', 'parameters_of', 'parse_value', 'fit', 'read_profile', 'Plan', 'plan',
            'devices']
 
-# %% ../nbs/88_plans.ipynb #c524cc3d
+# %% ../nbs/88_plans.ipynb #7f58d3a7
 import ast
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def fit(value: Any, default: Any) -> Any:
         return value
     raise ValueError(f"{value!r} is not of type {kind.__name__} like the default {default!r}")
 
-# %% ../nbs/88_plans.ipynb #336b910a
+# %% ../nbs/88_plans.ipynb #6b89ce15
 def read_profile(root: Path, name: str) -> tuple[str, dict[str, Any]]:
     """The short name and the parameters of a profile: one of nbs/profiles by name, or a YAML file by its path.
 
@@ -179,7 +179,7 @@ class Plan:
         return self.where / self.out
 
 
-def plan(root: Path, names: list[str], profile: str = "digits", settings: list[str] = (), out: str | Path | None = None) -> Plan:
+def plan(root: Path, names: list[str], profile: str = "digits", settings: Sequence[str] = (), out: str | Path | None = None) -> Plan:
     """The checked plan of a run; nothing is written or run.
 
     Parameters

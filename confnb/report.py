@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ATTACKS', 'USUAL', 'DETECTORS', 'TOGETHER', 'SHARES', 'ALARMS', 'INKS', 'DASHES', 'CAPTIONS', 'Refusal', 'named',
-           'threat_from', 'model_from', 'check_model', 'Within', 'attack_from', 'log_confidence', 'max_logit',
+           'threat_from', 'model_from', 'check_model', 'Within', 'attack_from', 'log_odds', 'max_logit',
            'negative_entropy', 'non_maximal_entropy', 'OfLogits', 'near_training', 'detector_from', 'together',
            'attack_table', 'detector_table', 'calibration_table', 'calibration_error', 'Check', 'flat_share',
            'radius_table', 'checks', 'success_figure', 'calibration_figure', 'detector_figure', 'radius_figure',
            'sample_figure', 'samples', 'Report', 'report', 'write', 'evaluate_command']
 
-# %% ../nbs/80_report.ipynb #f43db9e8
+# %% ../nbs/80_report.ipynb #11eb5ab5
 import difflib
 import hashlib
 import importlib
@@ -42,11 +42,20 @@ from .hcnn import rejection_table
 from .maxconfidence import admit, at, max_confidence, robust_error, success_fail, threshold_for
 from .models import Normalize, features, load_weights, seeded
 from .plots import STYLE, show_images
-from .records import Attack, Score, auc, binomial_interval, evaluated, from_foolbox, from_torchattacks, save_table
+from confnb.records import (
+    Attack,
+    Score,
+    auc,
+    binomial_interval,
+    evaluated,
+    from_foolbox,
+    from_torchattacks,
+    save_table,
+)
 from .runtime import borrow, device_of, in_batches, logits_of, pick_device, predict, write_whole
 from .search import L0, L2, Ball, CrossEntropy, Found, Linf
 
-# %% ../nbs/80_report.ipynb #2166b47f
+# %% ../nbs/80_report.ipynb #627ca98a
 class Refusal(ValueError):
     """What was asked for cannot be done; the message says what was wrong and what to do."""
 
@@ -54,7 +63,9 @@ class Refusal(ValueError):
 def _near(name: str, names: Sequence[str]) -> str:
     "The nearest of the known names in a question, then the first of them all"
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-    return (f" (did you mean {' or '.join(close)}?)" if close else "") + f"; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+    return (
+        f" (did you mean {' or '.join(close)}?)" if close else ""
+    ) + f"; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 
 def named(spec: str, what: str) -> Any:
@@ -80,9 +91,13 @@ def named(spec: str, what: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ImportError as e:
-        raise Refusal(f"{what} {spec!r}: {module} cannot be imported ({e}); install it, or run this in the folder that holds it") from e
+        raise Refusal(
+            f"{what} {spec!r}: {module} cannot be imported ({e}); install it, or run this in the folder that holds it"
+        ) from e
     if not hasattr(found, name):
-        raise Refusal(f"{what} {spec!r}: there is no {name} in {module}{_near(name, [n for n in dir(found) if not n.startswith('_')])}")
+        raise Refusal(
+            f"{what} {spec!r}: there is no {name} in {module}{_near(name, [n for n in dir(found) if not n.startswith('_')])}"
+        )
     return getattr(found, name)
 
 
@@ -94,7 +109,7 @@ def _given(function: Callable[..., Any], offers: Mapping[str, Any]) -> dict[str,
         return {}
     return {k: v for k, v in offers.items() if k in known}
 
-# %% ../nbs/80_report.ipynb #2695ae0e
+# %% ../nbs/80_report.ipynb #8370cf12
 def threat_from(spec: str | Ball) -> Ball:
     """The set that `linf:8/255` or `l2:0.5` stands for.
 
@@ -110,14 +125,16 @@ def threat_from(spec: str | Ball) -> Ball:
     norm, _, size = spec.lower().partition(":")
     kinds: dict[str, Callable[[float], Ball]] = {"linf": Linf, "l2": L2}
     if norm not in kinds:
-        raise Refusal(f"the threat {spec!r} begins with no known norm{_near(norm, list(kinds))}: linf:8/255, l2:0.5")
+        raise Refusal(
+            f"the threat {spec!r} begins with no known norm{_near(norm, list(kinds))}: linf:8/255, l2:0.5"
+        )
     try:
         over, _, under = size.partition("/")
         return kinds[norm](float(over) / float(under or 1))
     except (ValueError, ZeroDivisionError) as e:
         raise Refusal(f"the threat {spec!r} needs a radius in pixels of [0, 1], such as linf:8/255: {e}") from e
 
-# %% ../nbs/80_report.ipynb #5398aa81
+# %% ../nbs/80_report.ipynb #5ca5c749
 def model_from(
     spec: str,
     data: Data,
@@ -173,18 +190,24 @@ def _made(spec: str, data: Data, options: dict[str, Any]) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
-        raise Refusal(f"the model {spec!r} is {type(factory).__name__}, neither a model nor something that makes one")
+        raise Refusal(
+            f"the model {spec!r} is {type(factory).__name__}, neither a model nor something that makes one"
+        )
     sizes = {"num_classes": data.classes, "classes": data.classes}
     sizes = {} if {"weights", "pretrained"} & set(options) else sizes
     channels = dict.fromkeys(("in_chans", "in_channels"), data.shape[0])
-    hidden = {"torchvision": ["num_classes"], "timm": ["num_classes", "in_chans"]}.get(spec.split(".")[0].split(":")[0], [])
+    hidden = {"torchvision": ["num_classes"], "timm": ["num_classes", "in_chans"]}.get(
+        spec.split(".")[0].split(":")[0], []
+    )
     offers = {"shape": data.shape, **sizes, **channels}
     settings = _given(factory, offers) | {k: offers[k] for k in hidden if k in offers} | options
     try:
         model = factory(**settings)
     except Exception as e:
         told = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-        raise Refusal(f"the model {spec!r} could not be made by {spec.split(':')[1]}({told}): {e}; --option NAME=VALUE sets what is missing") from e
+        raise Refusal(
+            f"the model {spec!r} could not be made by {spec.split(':')[1]}({told}): {e}; --option NAME=VALUE sets what is missing"
+        ) from e
     if not isinstance(model, nn.Module):
         raise Refusal(f"the model {spec!r} made {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -227,11 +250,14 @@ def check_model(model: nn.Module, data: Data) -> None:
             "(--option num_classes=...), or weights and data that belong together"
         )
 
-# %% ../nbs/80_report.ipynb #1fecad60
+# %% ../nbs/80_report.ipynb #3029f5b3
 ATTACKS: dict[str, Callable[..., Any]] = {
     "maxconfidence": max_confidence,
     "noise": library.uniform_noise,
-    **{name: getattr(library, name) for name in "fgsm bim ilcm pgd apgd ddn jsma cw_l2 cw_l2_fast cw_hc cw_linf negative".split()},
+    **{
+        name: getattr(library, name)
+        for name in "fgsm bim ilcm pgd apgd ddn jsma cw_l2 cw_l2_fast cw_hc cw_linf negative".split()
+    },
 }
 USUAL = ("noise", "pgd", "apgd", "maxconfidence")
 
@@ -274,7 +300,9 @@ def attack_from(spec: str, ball: Ball, seed: int = 0) -> Within:
     except (TypeError, ValueError) as e:
         raise e if isinstance(e, Refusal) else Refusal(f"the attack {spec!r}: {e}") from e
     if not colon and spec.replace("-", "_") not in ATTACKS:
-        raise Refusal(f"there is no attack {spec!r}{_near(spec, list(ATTACKS))}, foolbox:NAME, torchattacks:NAME and package.module:function")
+        raise Refusal(
+            f"there is no attack {spec!r}{_near(spec, list(ATTACKS))}, foolbox:NAME, torchattacks:NAME and package.module:function"
+        )
     function = named(spec, "the attack") if colon else ATTACKS[spec.replace("-", "_")]
     if not callable(function):
         raise Refusal(f"the attack {spec!r} is no function of (model, x, y)")
@@ -288,10 +316,11 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> Attack:
     limited = any(k.__name__ == "FixedEpsilonAttack" for k in type(made).__mro__)
     return from_foolbox(made, float(ball.eps) if limited else None, seed)
 
-# %% ../nbs/80_report.ipynb #23ad3ed7
-def log_confidence(logits: Tensor) -> Tensor:
-    """log max p in float64, (N,), in which confidences that round to 1 can still be told apart."""
-    return logits.double().log_softmax(1).amax(1)
+# %% ../nbs/80_report.ipynb #4eec0080
+def log_odds(logits: Tensor) -> Tensor:
+    """log p / (1 - p) of the predicted class, in float64, (N,): ranks as its probability p does, without the ties where p rounds to 1."""
+    best, said = logits.double().max(1)
+    return best - logits.double().scatter(1, said[:, None], -torch.inf).logsumexp(1)
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -322,7 +351,12 @@ class OfLogits:
         return self.rule(logits)
 
 
-DETECTORS = {"confidence": log_confidence, "max-logit": max_logit, "entropy": negative_entropy, "non-me": non_maximal_entropy}
+DETECTORS = {
+    "confidence": log_odds,
+    "max-logit": max_logit,
+    "entropy": negative_entropy,
+    "non-me": non_maximal_entropy,
+}
 
 
 def near_training(model: nn.Module, data: Data, most: int = 2000) -> Score:
@@ -356,13 +390,15 @@ def detector_from(spec: str, model: nn.Module, data: Data) -> Score:
     if spec in DETECTORS:
         return OfLogits(DETECTORS[spec])
     if ":" not in spec:
-        raise Refusal(f"there is no detector {spec!r}{_near(spec, [*DETECTORS, 'kdensity'])} and package.module:function")
+        raise Refusal(
+            f"there is no detector {spec!r}{_near(spec, [*DETECTORS, 'kdensity'])} and package.module:function"
+        )
     found = named(spec, "the detector")
     if not callable(found):
         raise Refusal(f"the detector {spec!r} is no function of (logits, features)")
     return found
 
-# %% ../nbs/80_report.ipynb #34615204
+# %% ../nbs/80_report.ipynb #71d585ac
 TOGETHER = "all together"
 SHARES = (0.95, 0.98, 0.99)  # of the right answers on held-out images that a threshold accepts
 ALARMS = (0.05, 0.01)  # shares of held-out images that a detector may take for an attack
@@ -378,7 +414,9 @@ def together(table: pd.DataFrame) -> pd.DataFrame:
     """
     table = table.reset_index(drop=True)
     groups = table.groupby("index", sort=True)
-    best = table.loc[groups.wrong_confidence.idxmax()].assign(attack=TOGETHER, passes=groups.passes.sum().to_numpy())
+    best = table.loc[groups.wrong_confidence.idxmax()].assign(
+        attack=TOGETHER, passes=groups.passes.sum().to_numpy()
+    )
     return best.reset_index(drop=True)
 
 
@@ -436,7 +474,12 @@ def detector_table(table: pd.DataFrame, held: pd.DataFrame, detectors: Sequence[
         wrong = part[part.prediction != part.label]
         for detector in detectors:
             normal, odd, fitted = (t[f"score {detector}"].to_numpy(float) for t in (clean, wrong, held))
-            row = {"attack": name, "detector": detector, "mistakes": len(wrong), "auc": auc(normal, odd) if len(odd) else math.nan}
+            row = {
+                "attack": name,
+                "detector": detector,
+                "mistakes": len(wrong),
+                "auc": auc(normal, odd) if len(odd) else math.nan,
+            }
             for share in ALARMS:
                 limit = np.sort(fitted)[math.floor(share * len(fitted))]
                 row[f"caught at {100 * share:.0f} %"] = (odd < limit).mean() if len(odd) else math.nan
@@ -452,8 +495,17 @@ def calibration_table(clean: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     for i, part in clean.groupby(place):
         right = int((part.prediction == part.label).sum())
         low, high = binomial_interval(right, len(part))
-        rows.append({"from": i / bins, "to": (i + 1) / bins, "examples": len(part), "confidence": part.confidence.mean(),
-                     "accuracy": right / len(part), "low": low, "high": high})
+        rows.append(
+            {
+                "from": i / bins,
+                "to": (i + 1) / bins,
+                "examples": len(part),
+                "confidence": part.confidence.mean(),
+                "accuracy": right / len(part),
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -461,7 +513,7 @@ def calibration_error(table: pd.DataFrame) -> float:
     """The expected calibration error of a `calibration_table`: the mean gap between confidence and accuracy, examples counting alike."""
     return float(((table.confidence - table.accuracy).abs() * table.examples).sum() / table.examples.sum())
 
-# %% ../nbs/80_report.ipynb #216ac7e3
+# %% ../nbs/80_report.ipynb #e72e0791
 @dataclass(frozen=True)
 class Check:
     """One line: what was looked at, what was `measured`, whether it is `fine`, and what it means where it is not."""
@@ -480,7 +532,11 @@ def flat_share(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) ->
         z = x[s].to(device).requires_grad_()
         loss = CrossEntropy(y[s].to(device))(logits_of(model, z), z).sum()
         gradient = torch.autograd.grad(loss, z, allow_unused=True)[0] if loss.requires_grad else None
-        return torch.ones(len(z), dtype=torch.bool) if gradient is None else (gradient == 0).flatten(1).all(1).cpu()
+        return (
+            torch.ones(len(z), dtype=torch.bool)
+            if gradient is None
+            else (gradient == 0).flatten(1).all(1).cpu()
+        )
 
     with borrow(model):
         return float(torch.cat(in_batches(flat, len(x), batch_size)).float().mean())
@@ -491,7 +547,14 @@ def _of_size(ball: Ball, eps: float) -> Ball:
     return L0(max(1, round(eps))) if isinstance(ball, L0) else replace(ball, eps=eps)
 
 
-def radius_table(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0, times: Sequence[float] = (0.25, 0.5, 1, 2)) -> pd.DataFrame:
+def radius_table(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    seed: int = 0,
+    times: Sequence[float] = (0.25, 0.5, 1, 2),
+) -> pd.DataFrame:
     """A row for each radius around the threat's: `times eps error wrong_confidence` of the MaxConfidence attack, from the cache where known.
 
     Radii that leave the [0, 1] scale are left out.
@@ -500,13 +563,24 @@ def radius_table(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int =
     for factor in times:
         if (eps := factor * float(ball.eps)) > ball.most:
             continue
-        found = evaluated(model, x, y, {"maxconfidence": partial(max_confidence, ball=_of_size(ball, eps), seed=seed)})
+        found = evaluated(
+            model, x, y, {"maxconfidence": partial(max_confidence, ball=_of_size(ball, eps), seed=seed)}
+        )
         part = together(found)
-        rows.append({"times": factor, "eps": eps, "error": (part.prediction != part.label).mean(), "wrong_confidence": part.wrong_confidence.mean()})
+        rows.append(
+            {
+                "times": factor,
+                "eps": eps,
+                "error": (part.prediction != part.label).mean(),
+                "wrong_confidence": part.wrong_confidence.mean(),
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def checks(model: nn.Module, x: Tensor, y: Tensor, table: pd.DataFrame, radii: pd.DataFrame, classes: int) -> list[Check]:
+def checks(
+    model: nn.Module, x: Tensor, y: Tensor, table: pd.DataFrame, radii: pd.DataFrame, classes: int
+) -> list[Check]:
     """What speaks for or against the numbers.
 
     Parameters
@@ -521,41 +595,71 @@ def checks(model: nn.Module, x: Tensor, y: Tensor, table: pd.DataFrame, radii: p
     parts, flat = _each(table), flat_share(model, x, y)
     clean, n = parts["clean"], len(x)
     low = binomial_interval(right := int((clean.prediction == clean.label).sum()), n)[0]
-    again = float((predict(model, x).softmax(1).amax(1).cpu() - torch.as_tensor(clean.confidence.to_numpy())).abs().max())
+    again = float(
+        (predict(model, x).softmax(1).amax(1).cpu() - torch.as_tensor(clean.confidence.to_numpy())).abs().max()
+    )
     fall = float(radii.error.diff().min()) if len(radii) > 1 else 0.0
     lines = [
-        Check("the model does better than chance", f"{right} of {n} right, chance is 1 of {classes}", low > 1 / classes,
-              "a model that knows nothing has nothing to lose: look at the weights, the normalisation and the order of the classes"),
-        Check("the loss has gradients", f"none at {_percent(flat)} of the images", flat <= 0.1,
-              "attacks that climb the loss stand still there: believe MaxConfidence and black-box attacks, and look for saturated outputs"),
-        Check("the same answer twice", f"confidences differ by at most {again:.1g}", again <= 1e-3,
-              "a model that draws at random must be attacked on its average; these attacks were not"),
-        Check("the error does not fall when the set grows", ", ".join(f"{_percent(e)} at {eps:.3g}" for e, eps in zip(radii.error, radii.eps, strict=True)), fall >= -2 / n,
-              "a larger set holds every point of the smaller one: the attack fails, not the attacker"),
+        Check(
+            "the model does better than chance",
+            f"{right} of {n} right, chance is 1 of {classes}",
+            low > 1 / classes,
+            "a model that knows nothing has nothing to lose: look at the weights, the normalisation and the order of the classes",
+        ),
+        Check(
+            "the loss has gradients",
+            f"none at {_percent(flat)} of the images",
+            flat <= 0.1,
+            "attacks that climb the loss stand still there: believe MaxConfidence and black-box attacks, and look for saturated outputs",
+        ),
+        Check(
+            "the same answer twice",
+            f"confidences differ by at most {again:.1g}",
+            again <= 1e-3,
+            "a model that draws at random must be attacked on its average; these attacks were not",
+        ),
+        Check(
+            "the error does not fall when the set grows",
+            ", ".join(f"{_percent(e)} at {eps:.3g}" for e, eps in zip(radii.error, radii.eps, strict=True)),
+            fall >= -2 / n,
+            "a larger set holds every point of the smaller one: the attack fails, not the attacker",
+        ),
     ]
     return lines + _between(parts, n)
 
 
 def _between(parts: dict[str, pd.DataFrame], n: int) -> list[Check]:
     "What the attacks say of one another"
-    alone = {name: part.wrong_confidence.mean() for name, part in parts.items() if name not in ("clean", "noise", TOGETHER)}
+    alone = {
+        name: part.wrong_confidence.mean()
+        for name, part in parts.items()
+        if name not in ("clean", "noise", TOGETHER)
+    }
     if not alone:
         return []
     best = max(alone, key=lambda name: alone[name])
     missed = float((parts[TOGETHER].wrong_confidence - parts[best].wrong_confidence > 0.1).mean())
     lines = [
-        Check(f"one attack finds what the others find ({best})", f"{_percent(missed)} of the images have a surer mistake elsewhere", missed <= 0.05,
-              "no single attack can be trusted on this model: give more of them, or more steps")
+        Check(
+            f"one attack finds what the others find ({best})",
+            f"{_percent(missed)} of the images have a surer mistake elsewhere",
+            missed <= 0.05,
+            "no single attack can be trusted on this model: give more of them, or more steps",
+        )
     ]
     if "noise" in parts:
         noise = parts["noise"].wrong_confidence.mean()
         lines += [
-            Check("gradients do better than noise", f"mean wrong-class confidence {alone[best]:.3f} and {noise:.3f}", alone[best] >= noise - 1 / n,
-                  "the gradients lead nowhere, which is no defence: try black-box attacks")
+            Check(
+                "gradients do better than noise",
+                f"mean wrong-class confidence {alone[best]:.3f} and {noise:.3f}",
+                alone[best] >= noise - 1 / n,
+                "the gradients lead nowhere, which is no defence: try black-box attacks",
+            )
         ]
     return lines
 
-# %% ../nbs/80_report.ipynb #5d9f3144
+# %% ../nbs/80_report.ipynb #0f927427
 INKS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#ca9161", "#949494")
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
@@ -563,7 +667,10 @@ DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 def _inks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     "Matplotlib's settings for the line of each name: black for all together, else another colour and dash each"
     others = [n for n in names if n != TOGETHER]
-    lines = {n: {"color": INKS[i % len(INKS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4} for i, n in enumerate(others)}
+    lines = {
+        n: {"color": INKS[i % len(INKS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4}
+        for i, n in enumerate(others)
+    }
     return lines | {TOGETHER: {"color": "#000000", "linestyle": "-", "linewidth": 2.0}}
 
 
@@ -580,10 +687,32 @@ def success_figure(curves: Mapping[str, pd.DataFrame]) -> Any:
     for name, curve in curves.items():
         ax.step(curve.failure[::-1], curve.success[::-1], where="post", label=name, **inks[name])
     curve = curves[TOGETHER]
-    ax.fill_betweenx(curve.success, curve.failure_low, curve.failure_high, step="post", alpha=0.12, color="#000000", linewidth=0)
+    ax.fill_betweenx(
+        curve.success,
+        curve.failure_low,
+        curve.failure_high,
+        step="post",
+        alpha=0.12,
+        color="#000000",
+        linewidth=0,
+    )
     half = at(curve, 0.5)
-    ax.plot(half.failure, half.success, "o", color="#000000", markersize=6, markeredgecolor="white", zorder=5, label="threshold 1/2")
-    ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xlabel="failure rate on attacked images", ylabel="success rate on clean images")
+    ax.plot(
+        half.failure,
+        half.success,
+        "o",
+        color="#000000",
+        markersize=6,
+        markeredgecolor="white",
+        zorder=5,
+        label="threshold 1/2",
+    )
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+        xlabel="failure rate on attacked images",
+        ylabel="success rate on clean images",
+    )
     ax.legend(loc="lower right", fontsize=8)
     return fig
 
@@ -593,9 +722,23 @@ def calibration_figure(table: pd.DataFrame) -> Any:
     fig, ax = _axes(4.6, 3.8)
     ax.plot([0, 1], [0, 1], ":", color="#777777", label="calibrated")
     width = float((table["to"] - table["from"]).iloc[0])
-    ax.bar((table["from"] + table["to"]) / 2, table.examples / table.examples.sum(), 0.9 * width, color="#dddddd", label="share of images")
+    ax.bar(
+        (table["from"] + table["to"]) / 2,
+        table.examples / table.examples.sum(),
+        0.9 * width,
+        color="#dddddd",
+        label="share of images",
+    )
     spread = [(table.accuracy - table.low).clip(lower=0), (table.high - table.accuracy).clip(lower=0)]
-    ax.errorbar(table.confidence, table.accuracy, yerr=spread, fmt="o", color="#0173b2", capsize=3, label="accuracy, 95 % interval")
+    ax.errorbar(
+        table.confidence,
+        table.accuracy,
+        yerr=spread,
+        fmt="o",
+        color="#0173b2",
+        capsize=3,
+        label="accuracy, 95 % interval",
+    )
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     ax.legend(loc="upper left", fontsize=8)
     return fig
@@ -610,7 +753,12 @@ def detector_figure(table: pd.DataFrame) -> Any:
         places = [attacks.index(a) + 0.6 * (i + 1) / (len(detectors) + 1) - 0.3 for a in rows.attack]
         ax.plot(rows.auc, places, "osD^vP*X"[i % 8], color=INKS[i % len(INKS)], label=name, markersize=6)
     ax.axvline(0.5, color="#777777", linestyle=":", linewidth=1)
-    ax.set(yticks=range(len(attacks)), yticklabels=attacks, xlim=(-0.02, 1.02), xlabel="AUC (0.5: a coin, 1: every mistake stands out)")
+    ax.set(
+        yticks=range(len(attacks)),
+        yticklabels=attacks,
+        xlim=(-0.02, 1.02),
+        xlabel="AUC (0.5: a coin, 1: every mistake stands out)",
+    )
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
@@ -628,7 +776,10 @@ def radius_figure(table: pd.DataFrame, norm: str) -> Any:
 
 def sample_figure(table: pd.DataFrame, images: Tensor) -> Any:
     """The images (2 M, C, H, W), clean ones above attacked ones, with what the table says of each."""
-    titles = [f"{r.prediction}: {r.confidence:.2f}{'' if r.prediction == r.label else ' (wrong)'}" for r in table.itertuples()]
+    titles = [
+        f"{r.prediction}: {r.confidence:.2f}{'' if r.prediction == r.label else ' (wrong)'}"
+        for r in table.itertuples()
+    ]
     return show_images(images, titles, columns=len(images) // 2, size=1.1)
 
 
@@ -637,10 +788,17 @@ def samples(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int = 0) -
     images = torch.cat([x, max_confidence(model, x, y, ball, seed=seed).x])
     sure, said = (v.cpu() for v in predict(model, images).softmax(1).max(1))
     n = len(x)
-    return images.cpu(), pd.DataFrame({"image": [*range(n)] * 2, "shown": ["clean"] * n + ["attacked"] * n, "label": y.cpu().repeat(2).numpy(),
-                                       "prediction": said.numpy(), "confidence": sure.numpy()})
+    return images.cpu(), pd.DataFrame(
+        {
+            "image": [*range(n)] * 2,
+            "shown": ["clean"] * n + ["attacked"] * n,
+            "label": y.cpu().repeat(2).numpy(),
+            "prediction": said.numpy(),
+            "confidence": sure.numpy(),
+        }
+    )
 
-# %% ../nbs/80_report.ipynb #490e600c
+# %% ../nbs/80_report.ipynb #521b75d5
 @dataclass(frozen=True)
 class Report:
     """What was found out about a model.
@@ -679,12 +837,20 @@ class Report:
         """Matplotlib figures by name: curve, calibration, detectors, radii, samples; drawn when they are first asked for."""
         import matplotlib.pyplot as plt
 
-        tables, curves = self.tables, {str(name): part for name, part in self.tables["curve"].groupby("attack", sort=False)}
+        tables, curves = (
+            self.tables,
+            {str(name): part for name, part in self.tables["curve"].groupby("attack", sort=False)},
+        )
         with plt.rc_context(STYLE):
-            figures = {"curve": success_figure(curves), "calibration": calibration_figure(tables["calibration"])}
+            figures = {
+                "curve": success_figure(curves),
+                "calibration": calibration_figure(tables["calibration"]),
+            }
             if len(tables["detectors"]):
                 figures["detectors"] = detector_figure(tables["detectors"])
-            figures["radii"] = radius_figure(tables["radii"], self.manifest["parameters"]["threat"].partition("(")[0])
+            figures["radii"] = radius_figure(
+                tables["radii"], self.manifest["parameters"]["threat"].partition("(")[0]
+            )
             figures["samples"] = sample_figure(tables["samples"], self.images)
         for figure in figures.values():
             plt.close(figure)
@@ -739,14 +905,27 @@ def report(
     data = load(data) if isinstance(data, str) else data
     check_model(model, data)
     folder = _writable(out) if out else None
-    given = attacks if isinstance(attacks, Mapping) else {name: attack_from(name, ball, seed) for name in attacks}
+    given = (
+        attacks if isinstance(attacks, Mapping) else {name: attack_from(name, ball, seed) for name in attacks}
+    )
     if {"clean", TOGETHER} & set(given) or not given:
         raise Refusal(f"a report needs at least one attack, and none may be called clean or {TOGETHER!r}")
-    scores = detectors if isinstance(detectors, Mapping) else {name: detector_from(name, model, data) for name in detectors}
+    scores = (
+        detectors
+        if isinstance(detectors, Mapping)
+        else {name: detector_from(name, model, data) for name in detectors}
+    )
     columns = {f"score {name}": score for name, score in scores.items()}
     parts = _tables(model, data, ball, _within(given, ball), columns, points, seed, say)
-    parameters = {"data": data.title, "threat": f"{type(ball).__name__}({float(ball.eps):.6g})", "attacks": list(given), "detectors": list(scores),
-                  "points": len(parts["x"]), "seed": seed, **(told or {})}
+    parameters = {
+        "data": data.title,
+        "threat": f"{type(ball).__name__}({float(ball.eps):.6g})",
+        "attacks": list(given),
+        "detectors": list(scores),
+        "points": len(parts["x"]),
+        "seed": seed,
+        **(told or {}),
+    }
     return _finished(model, data, ball, parts, list(scores), parameters, folder, seed, say, start)
 
 
@@ -766,7 +945,14 @@ def _writable(out: str | Path) -> Path:
 
 
 def _tables(
-    model: nn.Module, data: Data, ball: Ball, attacks: Mapping[str, Attack], scores: Mapping[str, Score], points: int, seed: int, say: Callable[[str], None]
+    model: nn.Module,
+    data: Data,
+    ball: Ball,
+    attacks: Mapping[str, Attack],
+    scores: Mapping[str, Score],
+    points: int,
+    seed: int,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     "The images that are attacked, and the tables that cost something"
     device, rows = device_of(model), stratified_order(data.y_test)[:points].sort().values
@@ -779,8 +965,13 @@ def _tables(
         say(f"  {name:<28} {time.perf_counter() - start:7.1f} s")
         return made
 
-    say(f"{data.title}: {len(x)} test images, {len(held)} held out, {type(ball).__name__} {float(ball.eps):.4g}, {device_name(device)}")
-    clean = step("held-out images", lambda: evaluated(model, data.x_held[held].to(device), data.y_held[held].to(device), scores=scores))
+    say(
+        f"{data.title}: {len(x)} test images, {len(held)} held out, {type(ball).__name__} {float(ball.eps):.4g}, {device_name(device)}"
+    )
+    clean = step(
+        "held-out images",
+        lambda: evaluated(model, data.x_held[held].to(device), data.y_held[held].to(device), scores=scores),
+    )
     for part in clean, evaluated(model, x, y, scores=scores):
         if not (part.prediction == part.label).any():
             raise Refusal(
@@ -794,17 +985,31 @@ def _tables(
 
 
 def _finished(
-    model: nn.Module, data: Data, ball: Ball, parts: dict[str, Any], detectors: list[str], parameters: dict[str, Any], folder: Path | None, seed: int,
-    say: Callable[[str], None], start: float
+    model: nn.Module,
+    data: Data,
+    ball: Ball,
+    parts: dict[str, Any],
+    detectors: list[str],
+    parameters: dict[str, Any],
+    folder: Path | None,
+    seed: int,
+    say: Callable[[str], None],
+    start: float,
 ) -> Report:
     "Tables, figures, sentences and page"
     table, held, x, y = (parts[k] for k in ("table", "held", "x", "y"))
     tables, some = _asked(model, data, parts, detectors), stratified_order(y.cpu())[:8].to(x.device)
     images, tables["samples"] = samples(model, x[some], y[some], ball, seed)
     summary = _sentences(tables, parameters)
-    manifest = {"summary": summary, "versions": versions(), "device": device_name(device_of(model)), "parameters": parameters,
-                "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
-                "thresholds": {f"{100 * s:.0f} %": threshold_for(held, s) for s in SHARES}, "seconds": round(time.perf_counter() - start, 1)}
+    manifest = {
+        "summary": summary,
+        "versions": versions(),
+        "device": device_name(device_of(model)),
+        "parameters": parameters,
+        "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
+        "thresholds": {f"{100 * s:.0f} %": threshold_for(held, s) for s in SHARES},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     found = Report(table, held, tables, images, summary, manifest)
     if folder is None:
         return found
@@ -813,7 +1018,9 @@ def _finished(
     return replace(found, page=page)
 
 
-def _asked(model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[str]) -> dict[str, pd.DataFrame]:
+def _asked(
+    model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[str]
+) -> dict[str, pd.DataFrame]:
     "What the tables of examples say"
     table, held, each = parts["table"], parts["held"], _each(parts["table"])
     attacked = table[table.attack != "clean"]
@@ -824,7 +1031,9 @@ def _asked(model: nn.Module, data: Data, parts: dict[str, Any], detectors: list[
         "calibration": calibration_table(each["clean"]),
         "detectors": detector_table(table, held, detectors),
         "radii": parts["radii"],
-        "checks": pd.DataFrame([vars(c) for c in checks(model, parts["x"], parts["y"], table, parts["radii"], data.classes)]),
+        "checks": pd.DataFrame(
+            [vars(c) for c in checks(model, parts["x"], parts["y"], table, parts["radii"], data.classes)]
+        ),
         "curve": pd.concat([c.assign(attack=name) for name, c in curves.items()], ignore_index=True),
     }
 
@@ -839,21 +1048,25 @@ def _sentences(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> l
     lost = tables["rejection"].iloc[-1]
     gap, odd = calibration_error(tables["calibration"]), tables["checks"][~tables["checks"].fine]
     said = [
-        f"On clean images the model is right on {_percent(clean.accuracy)} (95 % interval {_percent(clean.low)} to {_percent(clean.high)}), with a calibration error of {gap:.3f}.",
-        f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to {_percent(worst.high)}), and the mean confidence in a wrong class is "
-        f"{worst.wrong_confidence:.2f}.",
-        f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with that confidence, and keeps {_percent(lost.recall)} of them.",
+        f"On clean images the model is right on {_percent(clean.accuracy)} (95 % interval {_percent(clean.low)} to "
+        f"{_percent(clean.high)}), with a calibration error of {gap:.3f}.",
+        f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to "
+        f"{_percent(worst.high)}), and the mean confidence in a wrong class is {worst.wrong_confidence:.2f}.",
+        f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with "
+        f"that confidence, and keeps {_percent(lost.recall)} of them.",
     ]
     if len(tables["detectors"]):
         last = tables["detectors"][tables["detectors"].attack == TOGETHER].dropna(subset="auc")
         if len(last):
             best = last.loc[last.auc.idxmax()]
-            said.append(f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches {_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms; "
-                        "the attacker did not know of it.")
+            said.append(
+                f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches "
+                f"{_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms; the attacker did not know of it."
+            )
     said.append(f"Look at: {'; '.join(odd.name)}." if len(odd) else "No sign that the attacks failed.")
     return said
 
-# %% ../nbs/80_report.ipynb #94b66d0e
+# %% ../nbs/80_report.ipynb #5e2e1142
 CAPTIONS = {
     "curve": "Success-fail curves: each point is a confidence threshold. Upwards how often clean images are answered, and right; to the right how often attacked "
     "images are answered, and wrong. The black line takes, for each image, the most confident mistake that any of the attacks found; its band holds the whole "
@@ -885,7 +1098,12 @@ def write(found: Report, out: Path) -> Path:
             hashes[f"{name}.{kind}"] = _save(out / f"{name}.{kind}", partial(figure.savefig, metadata=metadata))
         pictures[name] = b64encode((out / f"{name}.png").read_bytes()).decode()
     manifest = found.manifest | {"files": hashes}
-    _save(out / "manifest.json", lambda f: f.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"))
+    _save(
+        out / "manifest.json",
+        lambda f: f.write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        ),
+    )
     text = _page(found, pictures)
     _save(page, lambda f: f.write_text(text, encoding="utf-8"))
     return page
@@ -902,12 +1120,28 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
     "The HTML"
     from jinja2 import Environment, PackageLoader
 
-    facts = {**found.manifest["model"], **found.manifest["parameters"], "device": found.manifest["device"], "seconds": found.manifest["seconds"]}
+    facts = {
+        **found.manifest["model"],
+        **found.manifest["parameters"],
+        "device": found.manifest["device"],
+        "seconds": found.manifest["seconds"],
+    }
     facts |= {k: v for k, v in found.manifest["versions"].items() if v}
-    template = Environment(loader=PackageLoader("confnb", "templates"), autoescape=True, trim_blocks=True).get_template("report.html.j2")
-    html = {name: _html(table) for name, table in found.tables.items() if name not in ("curve", "checks", "samples")}
+    template = Environment(
+        loader=PackageLoader("confnb", "templates"), autoescape=True, trim_blocks=True
+    ).get_template("report.html.j2")
+    html = {
+        name: _html(table) for name, table in found.tables.items() if name not in ("curve", "checks", "samples")
+    }
     told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
-    return template.render(found=found, pictures=pictures, captions=CAPTIONS, tables=html, facts=told, checks=found.tables["checks"].to_dict("records"))
+    return template.render(
+        found=found,
+        pictures=pictures,
+        captions=CAPTIONS,
+        tables=html,
+        facts=told,
+        checks=found.tables["checks"].to_dict("records"),
+    )
 
 
 def _html(table: pd.DataFrame) -> str:
@@ -915,12 +1149,14 @@ def _html(table: pd.DataFrame) -> str:
     formats: Any = {"passes": "{:.0f}".format} if "passes" in table else {}
     return table.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format, formatters=formats)
 
-# %% ../nbs/80_report.ipynb #da832253
+# %% ../nbs/80_report.ipynb #27c49c67
 def _numbers(text: str | None, name: str) -> list[float] | None:
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise Refusal(f"{name} {text!r} must be numbers with commas between them, such as 0.485,0.456,0.406") from None
+        raise Refusal(
+            f"{name} {text!r} must be numbers with commas between them, such as 0.485,0.456,0.406"
+        ) from None
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -940,16 +1176,37 @@ def _stop(*_: Any) -> None:
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Option(help="package.module:factory, such as torchvision.models:resnet18, or timm:NAME.")],
-    data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")],
+    model: Annotated[
+        str, typer.Option(help="package.module:factory, such as torchvision.models:resnet18, or timm:NAME.")
+    ],
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")
+    ],
     threat: Annotated[str, typer.Option(help="The attack set: linf:8/255 or l2:0.5, pixels in [0, 1].")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the page, the tables and the figures.")],
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The model's weights, safetensors.")] = None,
-    attacks: Annotated[str, typer.Option(help="Names with commas between; also foolbox:NAME, torchattacks:NAME, package.module:function.")] = ",".join(USUAL),
-    detectors: Annotated[str, typer.Option(help="confidence, max-logit, entropy, non-me, kdensity, package.module:function.")] = "confidence,max-logit,entropy",
-    mean: Annotated[str | None, typer.Option(help="Normalisation that the model expects outside, such as 0.485,0.456,0.406.")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for the page, the tables and the figures.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The model's weights, safetensors.")
+    ] = None,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas between; also foolbox:NAME, torchattacks:NAME, package.module:function."
+        ),
+    ] = ",".join(USUAL),
+    detectors: Annotated[
+        str, typer.Option(help="confidence, max-logit, entropy, non-me, kdensity, package.module:function.")
+    ] = "confidence,max-logit,entropy",
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Normalisation that the model expects outside, such as 0.485,0.456,0.406."),
+    ] = None,
     std: Annotated[str | None, typer.Option(help="The same, such as 0.229,0.224,0.225.")] = None,
-    options: Annotated[list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="A setting of the factory; repeatable.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the factory; repeatable."),
+    ] = None,
     points: Annotated[int, typer.Option(help="How many test images are attacked.", min=1)] = 300,
     seed: Annotated[int, typer.Option(help="Of random draws.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -960,14 +1217,27 @@ def evaluate_command(
         _writable(out)
         loaded, sizes = load(data), (_numbers(mean, "--mean"), _numbers(std, "--std"))
         threat_from(threat)
-        network = model_from(model, loaded, weights, *sizes, _options(options or []), seed).to(pick_device(device))
-        told = {"model": model, "weights": str(weights) if weights else None, "mean": mean, "std": std, "option": options or []}
-        found = report(network, loaded, threat, _words(attacks), _words(detectors), out, points, seed, typer.echo, told)
+        network = model_from(model, loaded, weights, *sizes, _options(options or []), seed).to(
+            pick_device(device)
+        )
+        told = {
+            "model": model,
+            "weights": str(weights) if weights else None,
+            "mean": mean,
+            "std": std,
+            "option": options or [],
+        }
+        found = report(
+            network, loaded, threat, _words(attacks), _words(detectors), out, points, seed, typer.echo, told
+        )
     except (ValueError, TypeError, OSError, ImportError) as e:
         typer.echo(f"confnb: {e}", err=True)
         raise typer.Exit(2) from e
     except KeyboardInterrupt:
-        typer.echo("confnb: stopped; the attacks that were finished are remembered, and the same command goes on from there", err=True)
+        typer.echo(
+            "confnb: stopped; the attacks that were finished are remembered, and the same command goes on from there",
+            err=True,
+        )
         raise typer.Exit(130) from None
     for sentence in found.summary:
         typer.echo(sentence)

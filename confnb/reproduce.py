@@ -229,7 +229,7 @@ def _write_page(plan: Plan, topic: Topic, notebook: Any) -> None:
     text = page(notebook, folder=topic.notebook.parent, links=linked, home="../index.html", home_title="all tables and figures")
     write_text(_files_of(plan.folder, topic)[1], text)
 
-# %% ../nbs/90_reproduce.ipynb #da3e6349
+# %% ../nbs/90_reproduce.ipynb #fb3af434
 def run_topic(plan: Plan, topic: Topic, threads: int | None = None, key: dict[str, str] | None = None) -> Ran:
     """What became of `topic`; its notebook, page, log and figures lie under `plan.out` afterwards, and its stamp when it was finished.
 
@@ -338,9 +338,10 @@ def _stop(child: subprocess.Popen) -> None:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-    child.stdin.close()
+    if child.stdin:
+        child.stdin.close()
 
-# %% ../nbs/90_reproduce.ipynb #cbff2467
+# %% ../nbs/90_reproduce.ipynb #a6783895
 def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | None, key: dict[str, str]) -> Ran:
     """What became of a topic that has ended, once its outputs are where they belong."""
     seconds, begin = round(_since(box), 2), time.time() - _since(box)
@@ -350,10 +351,16 @@ def _settle(plan: Plan, topic: Topic, box: Path, status: int, threads: int | Non
     error, began = _keep(plan, topic, box, status)
     _install(plan, topic, box / "figures", own)
     foreign = sorted(i for i in made if not belongs(i, topic.name))
-    ran = Ran(topic, seconds, error, own, foreign, taken, began, devices([plan.parameters[topic.name]]), threads or _cores())
+    ran = Ran(topic, seconds, error, own, foreign, taken, began, devices([plan.parameters[topic.name]]), threads or _threads())
     if not error:
         _write_stamp(plan, ran, key | {"data": _hash(_data(plan, topic))})
     return ran
+
+
+def _threads() -> int:
+    "How many threads a topic computes with that was given no number"
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() else _cores()
 
 
 def _cores() -> int:
@@ -715,7 +722,7 @@ def _result(future: Future, topic: Topic) -> Ran:
     except Exception as e:
         return _failed(topic, f"it could not be run: {' '.join(str(e).split())[:500] or type(e).__name__}")
 
-# %% ../nbs/90_reproduce.ipynb #7a7495c3
+# %% ../nbs/90_reproduce.ipynb #c8dc5e93
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """Keeps other runs out of the folder; a killed run does not hold it."""
@@ -759,11 +766,8 @@ def reproduce(plan: Plan, say: Callable[[str], None] | View = print, means: Mean
         return _complaints(_end(plan, ran))
 
 
-_PAGES = ("index.html", "claims.html", "manifest.json")
-
-
 def _begin(plan: Plan) -> None:
-    for name in _PAGES:
+    for name in ("index.html", "claims.html", "manifest.json"):
         (plan.folder / name).unlink(missing_ok=True)
 
 
@@ -771,9 +775,9 @@ def _end(plan: Plan, ran: list[Ran]) -> dict[str, Any]:
     """The manifest of a run that has ended; writes it, the gallery and the claims."""
     told, out = manifest(plan, ran), plan.folder
     shutil.rmtree(out / "work", ignore_errors=True)
-    texts = gallery(told, out), claims_page(told, out), json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    for name, text in zip(_PAGES, texts, strict=True):
-        write_text(out / name, text)
+    write_text(out / "claims.html", claims_page(told, out))
+    write_text(out / "index.html", gallery(told, out))
+    write_text(out / "manifest.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
 
 
@@ -936,12 +940,12 @@ def pages_command(out: Annotated[Path, typer.Option(metavar="DIR", help="The fol
     need("nbconvert", "nbformat", "latex2mathml")
     typer.echo(pages(checkout(), out))
 
-# %% ../nbs/90_reproduce.ipynb #78bc6847
+# %% ../nbs/90_reproduce.ipynb #592e11d1
 def build_app() -> typer.Typer:
     """The command line with all its commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                       help="Reruns the papers' tables and figures, and lays them out to look at.")
-    commands = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
+    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
     for name, command in commands.items():
         app.command(name)(command)
     return app

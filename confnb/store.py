@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['store']
 
-# %% ../nbs/89_store.ipynb #86311744
+# %% ../nbs/89_store.ipynb #3be750ba
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .pages import Refusal, need, write_text
 from .plans import Topic, choose, topics
 
-# %% ../nbs/89_store.ipynb #ac359231
-def store(root: Path, run: str | Path, names: list[str] = ()) -> list[Path]:
+# %% ../nbs/89_store.ipynb #e4c4c51d
+def store(root: Path, run: str | Path, names: Sequence[str] = ()) -> list[Path]:
     """The notebooks of the checkout `root` that now hold the outputs of `run`; all of them or none is written.
 
     Parameters

@@ -259,9 +259,9 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> f
     """The share of images `x` (N, C, H, W) in [0, 1] that the model gives the label `y` (N,)."""
     return (predict(model, x, batch_size).argmax(1) == y.to(x.device)).float().mean().item()
 
-# %% ../nbs/foundations/03_training.ipynb #e9c001dd
+# %% ../nbs/foundations/03_training.ipynb #c194afbc
 def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(), recipe: Recipe = Recipe(), seed: int = 0,  # noqa: B008
-        held: tuple[Tensor, Tensor] | None = None) -> pd.DataFrame:
+        held: tuple[Tensor, Tensor] | None = None, stop_at: float | None = None) -> pd.DataFrame:
     """How training went, a row per epoch: `epoch`, `steps` so far, learning `rate`, mean `loss`, and `accuracy` on `held`.
 
     The model is trained in place, on its own device, and comes back in the mode that it was in.
@@ -280,16 +280,20 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(),
         of the order of the images, of what the loss draws, and of layers such as dropout
     held
         images and labels to measure the accuracy on after each epoch; nothing is learned from them
+    stop_at
+        the training ends after the first epoch in which the accuracy on `held` reaches this share, in (0, 1]
 
     Raises
     ------
     TypeError, ValueError
-        Bad images or labels, or a model without a parameter to train.
+        Bad images or labels, a model without a parameter to train, or `stop_at` without `held`.
     FloatingPointError
         The loss became NaN or infinite.
     """
     x = check_images(x)
     y = check_labels(y, len(x), classes=predict(model, x[:1]).shape[1])
+    if stop_at is not None and (held is None or not 0 < stop_at <= 1):
+        raise ValueError(f"stop_at is an accuracy in (0, 1] on held-out images, so it needs `held`; it is {stop_at}")
     optimizer, rng = _optimizer(model, recipe), generator(seed)
     total, per_epoch = recipe.total_steps(len(x)), math.ceil(len(x) / recipe.batch_size)
     rows, losses = [], []
@@ -301,6 +305,8 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(),
                 rows.append({"epoch": len(rows) + 1, "steps": step + 1, "rate": recipe.rate_at(step / total),
                              "loss": sum(losses) / len(losses), **({"accuracy": accuracy(model, *held)} if held else {})})
                 losses = []
+                if stop_at is not None and rows[-1]["accuracy"] >= stop_at:
+                    break
     optimizer.zero_grad()
     return pd.DataFrame(rows)
 
@@ -320,15 +326,15 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
     optimizer.step()
     return value.item()
 
-# %% ../nbs/foundations/03_training.ipynb #dbc9ba1a
-def trained(name: str, data: Data, loss: Loss = CrossEntropyLoss(), recipe: Recipe = Recipe(), seed: int = 0,  # noqa: B008
-            device: str = "auto", **settings: Any) -> nn.Module:
+# %% ../nbs/foundations/03_training.ipynb #f178b4ce
+def trained(name: str | Callable[..., nn.Module], data: Data, loss: Loss = CrossEntropyLoss(), recipe: Recipe = Recipe(), seed: int = 0,  # noqa: B008
+            device: str = "auto", *, stop_at: float | None = None, **settings: Any) -> nn.Module:
     """The network called `name` trained on `data`, in evaluation mode, from the cache where it was trained before.
 
     Parameters
     ----------
     name
-        one of `confnb.models.ARCHITECTURES`
+        one of `confnb.models.ARCHITECTURES`, or a named function of your own `(shape, classes, **settings) -> Module`
     data
         whose training part is learned from
     loss
@@ -339,6 +345,8 @@ def trained(name: str, data: Data, loss: Loss = CrossEntropyLoss(), recipe: Reci
         of the initial weights and of the training
     device
         "auto", "cpu", "cuda", ...
+    stop_at
+        ends the training when the accuracy on the held-out part reaches this share, as in `fit`
     settings
         of the architecture, such as `filters=32`
 
@@ -351,10 +359,12 @@ def trained(name: str, data: Data, loss: Loss = CrossEntropyLoss(), recipe: Reci
     """
     where = pick_device(device)
     model = build(name, data.shape, data.classes, seed=seed, **settings).to(where).eval()
-    key = fingerprint(name, model, loss, recipe, seed, data.x_train, data.y_train, __version__, torch.__version__, where.type)
+    held = None if stop_at is None else (data.x_held, data.y_held)
+    early = [] if stop_at is None else [stop_at, held]  # without it, keys are what they were before there was early stopping
+    key = fingerprint(name, model, loss, recipe, seed, data.x_train, data.y_train, __version__, torch.__version__, where.type, *early)
 
     def compute() -> nn.Module:
-        fit(model, data.x_train, data.y_train, loss, recipe, seed)
+        fit(model, data.x_train, data.y_train, loss, recipe, seed, held, stop_at)
         return model
 
     return remember("model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path))

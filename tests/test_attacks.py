@@ -11,6 +11,7 @@ from torch import nn
 from confnb.attacks import (
     apgd,
     bim,
+    constant_offset,
     cw_hc,
     cw_l2,
     cw_l2_fast,
@@ -21,6 +22,7 @@ from confnb.attacks import (
     jsma,
     least_likely,
     negative,
+    offset_logits,
     pgd,
     uniform_noise,
 )
@@ -385,6 +387,7 @@ ATTACKS = {
     "targeted cw_linf": lambda m, x, y, **k: cw_linf(m, x, y, Linf(0.2), steps=10, restarts=2, start="random", target=next_class(y), **k),
     "uniform_noise": lambda m, x, y, **k: uniform_noise(m, x, y, Linf(0.2), draws=5, **k),
     "negative": negative,
+    "constant_offset": lambda m, x, y, **k: constant_offset(m, x, y, 0.2, **k),
 }
 SETS = {"in L2": L2(1.0), "targeted pgd": L2(1.0), "on the margin": L2(1.0), "targeted apgd": L2(1.0), "jsma": L0(4), "cw_l": Linf(1.0), "cw_h": Linf(1.0),
         "ddn": Linf(1.0), "negative": Linf(1.0)}
@@ -575,3 +578,34 @@ def test_bad_settings_are_refused_in_words(name):
     attack, args, settings, error, says = BAD_SETTINGS[name]
     with pytest.raises(error, match=f"(?s){says}"):
         attack(tiny(), images(), labels(classes=4), *args, **settings)
+
+
+@given(seed=st.integers(0, 99), offsets=st.lists(st.floats(-1, 1), min_size=1, max_size=6), batch_size=st.integers(1, 20))
+@settings(max_examples=20, deadline=None)
+def test_constant_offsets_against_a_plain_loop(seed, offsets, batch_size):
+    model, x, y = tiny(seed), images(5, seed), labels(5, seed, classes=4)
+    logits = offset_logits(model, x, offsets, batch_size)
+    found = constant_offset(model, x, y, offsets, batch_size)
+    for i in range(5):
+        best = -math.inf
+        for j, c in enumerate(offsets):
+            z = torch.as_tensor([[[min(max(v + c, 0.0), 1.0) for v in row] for row in image] for image in x[i].tolist()], dtype=torch.float64)
+            with torch.no_grad():
+                torch.testing.assert_close(logits[i, j], model(z[None])[0])
+            wrong = softmax(logits[i, j][None])[0]
+            wrong[y[i]] = 0
+            best = max(best, wrong.max())
+        assert found.confidence[i] == pytest.approx(best) and found.value[i].exp() == pytest.approx(best)
+    assert not found.passes.any() and torch.allclose(predict(model, found.x), found.logits)
+
+
+def test_one_offset_stands_for_both_signs():
+    model, x, y = tiny(), images(), labels(classes=4)
+    assert torch.equal(constant_offset(model, x, y, 0.3).x, constant_offset(model, x, y, [0.3, -0.3]).x)
+    assert torch.equal(offset_logits(model, x, [0.0])[:, 0], predict(model, x))
+
+
+@pytest.mark.parametrize("offsets", [[], [1.5], [[0.1]], [math.nan], 3])
+def test_offsets_that_cannot_be_are_refused(offsets):
+    with pytest.raises(ValueError, match="offsets are one or more numbers in"):
+        constant_offset(tiny(), images(), labels(classes=4), offsets)

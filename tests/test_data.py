@@ -95,7 +95,7 @@ def test_more_than_there_are_is_refused(wrong, say):
 
 @pytest.mark.parametrize("name", ["", "digit", "MNIST", "npz:", "folder:", "zip:a"])
 def test_an_unknown_name_gets_the_list(name):
-    with pytest.raises(ValueError, match="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH and folder:PATH"):
+    with pytest.raises(ValueError, match="digits, mnist, fashion-mnist, cifar10, svhn, imagenet, npz:PATH and folder:PATH"):
         load(name)
 
 
@@ -311,3 +311,33 @@ def test_mnist_from_confnb_data():
     assert len(d.x_held) == 5000 and len(d.x_train) == 1000 and len(d.x_test) == 500
     assert d.x_test.min() == 0 and d.x_test.max() == 1 and abs(d.x_held.mean().item() - .1307) < .002
     assert d.y_test.bincount().min() > 40
+
+
+def imagenet(root, sizes=((300, 260), (224, 400))):
+    "Folders laid out as torchvision's ImageNet, with two classes of pictures of several sizes"
+    for part, count in ("train", 8), ("val", 3):
+        for label in "n01440764", "n01443537":
+            folder = root / "imagenet" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 256, (*sizes[i % 2][::-1], 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert("L" if i == 2 else "RGB").save(folder / f"{i}.png")
+
+
+def test_imagenet_is_read_as_single_crops(root, monkeypatch):
+    from torchvision import transforms
+
+    imagenet(root)
+    opened, real = [], data._picture
+    monkeypatch.setattr(data, "_picture", lambda file: opened.append(file) or real(file))
+    d = load("imagenet", train=4, test=2)
+    assert d.shape == (3, 224, 224) and d.classes == 2 and len(opened) == len(d.x_train) + len(d.x_held) + len(d.x_test) == 7  # no other file
+    crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+    known = [crop(Image.open(f).convert("RGB")) for f in sorted((root / "imagenet/val").rglob("*.png"))]
+    assert all(any(torch.equal(x, k) for k in known) for x in d.x_test)
+
+
+def test_imagenet_that_is_not_there_is_asked_for(root):
+    (root / "imagenet" / "train").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="without a login, and .* has no val; put"):
+        load("imagenet")

@@ -27,7 +27,8 @@ from confnb.models import (
 )
 from confnb.runtime import predict
 
-SMALL = {"model_a": dict(filters=4), "madry_mnist": {}, "preact_resnet": dict(depth=8), "wide_resnet": dict(units=1, widths=(4, 8, 8, 12))}
+SMALL = {"model_a": dict(filters=4), "madry_mnist": {}, "preact_resnet": dict(depth=8), "wide_resnet": dict(units=1, widths=(4, 8, 8, 12)),
+         "three_layer_cnn": dict(filters=4), "resnet18": dict(width=4)}
 
 
 def test_normalize_with_a_number_and_per_channel():
@@ -105,7 +106,43 @@ def test_wide_resnet_has_the_challenges_size():
     assert 45.8e6 < sum(p.numel() for p in model.parameters()) < 46.0e6 and model[-1].in_features == 640
 
 
+def test_the_three_layer_network_is_table_2():
+    model = build("three_layer_cnn", (3, 32, 32), 10)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size, m.stride) for m in convs] == [
+        (3, 64, (8, 8), (2, 2)), (64, 128, (6, 6), (2, 2)), (128, 128, (5, 5), (1, 1))]
+    x, (a, b, c) = torch.rand(2, 3, 32, 32), convs
+    h = F.relu(F.conv2d(x, a.weight, a.bias, 2, 3))
+    assert h.shape[2:] == (16, 16)  # SAME
+    h = F.relu(F.conv2d(F.relu(F.conv2d(h, b.weight, b.bias, 2)), c.weight, c.bias))
+    torch.testing.assert_close(model(x), F.linear(h.flatten(1), model[-1].weight, model[-1].bias))
+    low = build("three_layer_cnn", (3, 32, 32), 10, batch_norm=True, standardize=True)
+    assert isinstance(low[0], PerImageStandardize) and sum(isinstance(m, nn.BatchNorm2d) for m in low) == 3
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_resnet18_is_torchvisions(side):
+    from torchvision.models import resnet18
+
+    ours, theirs = build("resnet18", (3, side, side), 10).eval(), resnet18(num_classes=10).eval()
+    if side < 64:
+        theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), list(ours.state_dict().values())[2:], strict=True)))  # after the normalisation's two
+    x = torch.rand(2, 3, side, side)
+    torch.testing.assert_close(ours(x), theirs((x - 0.5) / 0.25))
+
+
+def test_a_network_of_ones_own_is_built_from_the_seed():
+    def own(shape, classes, hidden=4):
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], hidden), nn.Linear(hidden, classes))
+
+    a, b, c = (build(own, (1, 3, 3), 2, seed=s, hidden=5)[1].weight for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c) and a.shape == (5, 9)
+
+
 @pytest.mark.parametrize("wrong, say", [
+    (dict(name="three_layer_cnn", shape=(1, 5, 5), classes=10), "at least 6 x 6"),
+    (dict(name="resnet18", shape=(1, 7, 9), classes=10), "at least 8 x 8"),
     (dict(name="model_b", shape=(1, 16, 16), classes=10), "there is no architecture 'model_b'; there are model_a, madry_mnist, preact_resnet, wide"),
     (dict(name="model_a", shape=(1, 16, 16), classes=10, filtres=3), "model_a has no setting filtres; it has filters"),
     (dict(name="madry_mnist", shape=(1, 16, 16), classes=10, filters=3), "it has none"),

@@ -346,6 +346,38 @@ def test_a_training_that_fails_leaves_nothing_in_the_cache(cache, data):
     assert not [f for f in cache.rglob("*") if f.is_file()]
 
 
+def test_training_stops_when_the_held_accuracy_is_reached():
+    (x, y), held = toy(), toy(30, seed=1)
+    recipe = Recipe(epochs=12, batch_size=15, rate=3e-3)
+    whole = fit(small(), x, y, recipe=recipe, held=held)
+    model = small()
+    early = fit(model, x, y, recipe=recipe, held=held, stop_at=.6)
+    assert 1 <= len(early) < 12 and (early.accuracy.iloc[:-1] < .6).all() and early.accuracy.iloc[-1] >= .6
+    assert early.equals(whole.iloc[: len(early)]) and accuracy(model, *held) == early.accuracy.iloc[-1]
+
+
+@pytest.mark.parametrize("stop_at, held", [(.9, False), (0, True), (1.5, True)])
+def test_a_stop_that_cannot_be_is_refused(stop_at, held):
+    with pytest.raises(ValueError, match="stop_at is an accuracy"):
+        fit(small(), *toy(), held=toy() if held else None, stop_at=stop_at)
+
+
+def test_early_stopping_has_a_cache_entry_of_its_own(cache, data):
+    whole, early = train(data, recipe=Recipe(epochs=3, batch_size=20)), train(data, recipe=Recipe(epochs=3, batch_size=20), stop_at=.01)
+    assert len(list((cache / "model").glob("*.safetensors"))) == 2 and not same(whole, early)
+    assert same(early, train(data, recipe=Recipe(epochs=3, batch_size=20), stop_at=.01))
+    assert same(early, train(data))  # one epoch was enough
+
+
+def own_network(shape, classes, hidden=4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def test_a_network_of_ones_own_is_trained_and_kept(cache, data):
+    a, b, c = (trained(own_network, data, recipe=Recipe(epochs=1), device="cpu", hidden=h) for h in (5, 5, 6))
+    assert same(a, b) and a[1].out_features == 5 and c[1].out_features == 6 and len(list((cache / "model").glob("*.safetensors"))) == 2
+
+
 def broken_loss(model, x, y, rng, progress):
     return 1 / 0
 
