@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 
@@ -39,6 +40,11 @@ def made(root: Path) -> dict[str, bytes]:
 
 def cells(path: Path) -> list[tuple[str, str, str]]:
     "The cells of a notebook as (kind, source, id)"
+    return _cells(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _cells(path: Path, _: int) -> list[tuple[str, str, str]]:
     return [(c["cell_type"], "".join(c["source"]), c.get("id", "")) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
 
 
@@ -317,7 +323,9 @@ def _in_order(paths: list[str]) -> list[str]:
 def published(nbs: Path, identifier: str) -> bytes:
     "The picture that a stored notebook shows under an identifier"
     for path in pages(nbs):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if f'"{identifier}\\"' in path.read_text(encoding="utf-8") else ():
+        if not any(kind == "code" and f'"{identifier}"' in source for kind, source, _ in cells(path)):
+            continue
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code" and f'"{identifier}"' in "".join(cell["source"]):
                 for output in cell["outputs"]:
                     if png := output.get("data", {}).get("image/png"):
