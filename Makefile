@@ -3,16 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= digits
+JOBS ?= 2
 export MPLBACKEND ?= agg
 
 .PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench coverage clean
 
 figures: setup
-	$(BIN)/confnb reproduce --profile $(PROFILE) --out runs/$(PROFILE)
+	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
 
 test: setup in-step notebooks
-	$(BIN)/python -m pytest
-	$(BIN)/confnb reproduce --profile digits --out runs/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
 
 setup: $(STAMP)
 
@@ -29,11 +30,7 @@ in-step: setup
 
 # every notebook runs from top to bottom (the topics are run by the runner)
 notebooks: setup
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/foundations
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/45_quantization.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/90_reproduce.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/index.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1 --path nbs/how-to
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --path nbs --skip_folder_re '^(topics|api|[_.].*)$$'
 
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
