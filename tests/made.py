@@ -118,15 +118,27 @@ def _module(root: Path, path: Path) -> str:
     head = f"# confnb.{path.stem}\n\n> {_plain(ast.get_docstring(tree) or '')}"
     intro = (f"Explained, tested and shown at work in the notebook [{title(root / source)[0]}]({about}), which the module is exported from. "
              f"Shapes are written `(N, C, H, W)`: images, channels, height, width; `K` is the number of classes. Pixels lie in [0, 1].")
-    listed = "\n".join(f"- [`{n.name}`](#{n.anchor}): {_summary(n)}" for n in names)
+    listed = "\n".join([f"- [`{n.name}`](#{n.anchor}): {_summary(n)}" for n in names] + _borrowed(tree))
     return notebook(head, intro, *([listed] if listed else []), *(_entry(n, f"confnb/{path.name}", about, places) for n in names))
+
+
+def _borrowed(tree: ast.Module) -> list[str]:
+    "A line for each public name that the module takes from another one"
+    wanted, taken = _wanted(tree), [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module]
+    return [f"- [`{a.asname or a.name}`]({n.module}.ipynb#{anchor(a.name)}): that of `confnb.{n.module}`"
+            for n in taken for a in n.names if (a.asname or a.name) in wanted]
+
+
+def _wanted(tree: ast.Module) -> set[str]:
+    "What a module calls public"
+    said = next((n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), None)
+    return set(ast.literal_eval(said)) if said else set()
 
 
 def public(text: str) -> Iterator[Name]:
     "The public names of a module, in its order"
     tree = ast.parse(text)
-    said = next((n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), None)
-    wanted = set(ast.literal_eval(said)) if said else set()
+    wanted = _wanted(tree)
     lines, seen = text.splitlines(), dict[str, int]()
     marks = [(n, m[1]) for n, line in enumerate(lines, 1) if (m := re.match(r"# %% \.\./\S+ #(\w+)", line))]
     for node in tree.body:
