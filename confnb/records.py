@@ -112,13 +112,13 @@ def _rows(
     table.insert(0, "index", np.arange(len(x)))
     return table
 
-# %% ../nbs/foundations/06_records.ipynb #f29f9d68
+# %% ../nbs/foundations/06_records.ipynb #8f004774
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Nothing; the table is written to `path` as Parquet."""
     table.to_parquet(path, index=False)
 
 
-NO_HAND = ("__init__", "_modidx", "doctor", "plots", "report", "reproduce")  # modules that have none in any table
+NO_HAND = ("__init__", "_modidx", "cluster", "doctor", "gallery", "pages", "plans", "plots", "report", "reproduce", "store")  # modules that have none in any table
 
 
 def _sources() -> str:

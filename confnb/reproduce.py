@@ -940,12 +940,16 @@ def pages_command(out: Annotated[Path, typer.Option(metavar="DIR", help="The fol
     need("nbconvert", "nbformat", "latex2mathml")
     typer.echo(pages(checkout(), out))
 
-# %% ../nbs/90_reproduce.ipynb #592e11d1
+# %% ../nbs/90_reproduce.ipynb #029bd73c
 def build_app() -> typer.Typer:
     """The command line with all its commands."""
+    from confnb.doctor import doctor_command
+    from confnb.report import evaluate_command
+
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                       help="Reruns the papers' tables and figures, and lays them out to look at.")
-    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
+    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command,
+                                                "evaluate": evaluate_command, "doctor": doctor_command}
     for name, command in commands.items():
         app.command(name)(command)
     return app
