@@ -12,7 +12,7 @@ figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
 
 test: setup in-step notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
 
 setup: $(STAMP)
