@@ -19,7 +19,7 @@ from confnb import gallery
 from confnb import reproduce as r
 from confnb.runtime import cache_dir, remember
 
-browser, links_of, look = test_pages.browser, test_pages.links_of, test_pages.look
+links_of, look = test_pages.links_of, test_pages.look
 TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in r.identifiers_of("maxconfidence")])}
 COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
 NUMBERS = (
