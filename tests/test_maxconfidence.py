@@ -549,7 +549,7 @@ def test_points_lie_in_their_sets_and_are_scored_there(ball, how):
         assert (found.passes == 3 * how["steps"] * how.get("restarts", 1)).all()  # of 4 classes 3 are wrong
 
 
-@pytest.mark.parametrize("how", [*HOW, {"optimizer": lambda model, objective, x, ball, seed: (x - 0.05).clamp(0, 1)}], ids=str)
+@pytest.mark.parametrize("how", [*HOW, {"optimizer": lambda model, objective, x, ball, seed: (x - 0.05).clamp(0, 1)}], ids=lambda how: "an optimizer of one's own" if "optimizer" in how else str(how))
 @pytest.mark.parametrize("seed", range(3))
 def test_never_less_confident_than_the_clean_image(seed, how):
     model, x = linear(4, scale=10, seed=seed)[0], images(6, seed=seed)
