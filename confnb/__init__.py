@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the public surface: editors and type checkers read it here, and so does `_homes` below
     from .attacks import apgd as apgd
     from .attacks import bim as bim
+    from .attacks import constant_offset as constant_offset
     from .attacks import cw_hc as cw_hc
     from .attacks import cw_l2 as cw_l2
     from .attacks import cw_l2_fast as cw_l2_fast
@@ -41,12 +42,25 @@ if TYPE_CHECKING:  # the public surface: editors and type checkers read it here,
     from .models import features as features
     from .models import load_weights as load_weights
     from .models import save_weights as save_weights
+    from .quantization import QuantConv2d as QuantConv2d
+    from .quantization import quantize as quantize
+    from .quantization import quantize_activation as quantize_activation
+    from .quantization import quantize_gradient as quantize_gradient
+    from .quantization import quantize_weight as quantize_weight
+    from .quantization import QuantLinear as QuantLinear
+    from .rce import cw_white_box as cw_white_box
+    from .rce import KDensity as KDensity
+    from .rce import non_me as non_me
+    from .rce import reverse_cross_entropy as reverse_cross_entropy
+    from .rce import ReverseLogits as ReverseLogits
     from .records import auc as auc
     from .records import binomial_interval as binomial_interval
     from .records import evaluate as evaluate
     from .records import evaluated as evaluated
     from .records import from_foolbox as from_foolbox
     from .records import from_torchattacks as from_torchattacks
+    from .regularization import fooling_images as fooling_images
+    from .regularization import SpheresMLP as SpheresMLP
     from .report import report as report
     from .runtime import predict as predict
     from .search import L0 as L0

@@ -283,7 +283,7 @@ def _picture(file: Path) -> np.ndarray:
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{name} cannot be read as a picture ({e}); remove it or save it again") from e
 
-# %% ../nbs/foundations/01_data.ipynb #7621b27f
+# %% ../nbs/foundations/01_data.ipynb #f666eb8c
 @dataclass(frozen=True)
 class _Crops:
     "Pictures in files that are read when they are indexed: bytes (N, side, side, 3)"
@@ -314,11 +314,11 @@ def _imagenet(train: int | None, test: int | None, seed: int) -> Data:
     if missing := [p for p in ("train", "val") if not (root / p).is_dir()]:
         raise FileNotFoundError(f"ImageNet cannot be downloaded without a login, and {root} has no {' and no '.join(missing)}; put "
                                 "torchvision's folders train/WNID/* and val/WNID/* there")
-    parts = []
+    parts: list[Any] = []
     for part in "train", "val":
         samples = ImageFolder(root / part).samples
         parts += [_Crops([Path(file) for file, _ in samples]), np.array([label for _, label in samples])]
-    return split(*parts, "ImageNet (224 x 224)", train, test, seed)
+    return split(parts[0], parts[1], parts[2], parts[3], "ImageNet (224 x 224)", train, test, seed)
 
 # %% ../nbs/foundations/01_data.ipynb #2ed767dd
 def load(name: str, train: int | None = None, test: int | None = None, seed: int = 0) -> Data:

@@ -37,6 +37,9 @@ class Normalize(nn.Module):
         A `std` that is not positive.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
         super().__init__()
         for name, value in ("mean", mean), ("std", std):
@@ -76,7 +79,8 @@ def _check_sizes(name: str, shape: Sequence[int], classes: int, smallest: int) -
         raise ValueError(f"{name} needs images of at least {smallest} x {smallest} pixels, not {shape[1]} x {shape[2]}; enlarge them first")
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, not {classes}")
-    return tuple(int(s) for s in shape)
+    channels, height, width = map(int, shape)
+    return channels, height, width
 
 # %% ../nbs/foundations/02_models.ipynb #32fc77e5
 def model_a(shape: Sequence[int], classes: int, filters: int = 64) -> nn.Sequential:
@@ -250,7 +254,7 @@ def wide_resnet(shape: Sequence[int], classes: int, units: int = 5, widths: Sequ
     """
     return _resnet("wide_resnet", PerImageStandardize(), shape, classes, units, widths)
 
-# %% ../nbs/foundations/02_models.ipynb #78bf9df9
+# %% ../nbs/foundations/02_models.ipynb #4ee838fb
 def three_layer_cnn(shape: Sequence[int], classes: int, filters: int = 64, batch_norm: bool = False, standardize: bool = False) -> nn.Sequential:
     """Three convolutions (8x8 stride 2, 6x6 stride 2, 5x5) with ReLU and a linear layer.
 
@@ -275,10 +279,11 @@ def three_layer_cnn(shape: Sequence[int], classes: int, filters: int = 64, batch
     Source: Galloway, Taylor, Moussa, *Predicting Adversarial Examples with High Confidence* (2018), Table 2.
     """
     channels, *sides = _check_sizes("three_layer_cnn", shape, classes, 6)
-    widths, layers = (channels, filters, 2 * filters, 2 * filters), [PerImageStandardize()] if standardize else []
+    widths = (channels, filters, 2 * filters, 2 * filters)
+    layers: list[nn.Module] = [PerImageStandardize()] if standardize else []
     for i, (kernel, stride, padding) in enumerate([(8, 2, 3), (6, 2, 0), (5, 1, 0)]):
         kernels = [min(kernel, side + 2 * padding) for side in sides]
-        layers.append(nn.Conv2d(widths[i], widths[i + 1], kernels, stride, padding, bias=not batch_norm))
+        layers.append(nn.Conv2d(widths[i], widths[i + 1], (kernels[0], kernels[1]), stride, padding, bias=not batch_norm))
         layers += [nn.BatchNorm2d(widths[i + 1]), nn.ReLU()] if batch_norm else [nn.ReLU()]
         sides = [(side + 2 * padding - k) // stride + 1 for side, k in zip(sides, kernels, strict=True)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[3] * sides[0] * sides[1], classes))

@@ -115,7 +115,7 @@ def _space_names(tree: ElementTree.Element) -> None:
             core.set("lspace", "0.167em" if before is not None and before.tag != "mo" else "0")
             core.set("rspace", "0" if after is None or (after.text or "").startswith(("(", "[", ")")) else "0.167em")
 
-# %% ../nbs/80_pages.ipynb #a5504119
+# %% ../nbs/80_pages.ipynb #d37df0ca
 def shown(notebook: Any) -> Any:
     """A copy of a notebook as its page shows it: without directives, hidden cells and stderr, exported cells tagged `exported`."""
     from copy import deepcopy
@@ -288,7 +288,7 @@ def _who(key: str, folder: Path) -> str:
     entry = re.search(rf"(?ms)^@\w+\{{{re.escape(key)},.*?^\}}", bib.read_text(encoding="utf-8")) if bib else None
     if entry is None:
         raise ValueError(f"the citation @{key} is not in references.bib")
-    author, year = (re.search(rf"^\s*{field}\s*=\s*\{{(.*)\}}", entry[0], re.M)[1] for field in ("author", "year"))
+    author, year = (re.search(rf"^\s*{field}\s*=\s*\{{(.*)\}}", entry[0], re.M)[1] for field in ("author", "year"))  # type: ignore[index]
     names = [name.split(",")[0] for name in author.split(" and ")]
     return f"{names[0] + ' et al.' if len(names) > 2 else ' and '.join(names)} {year}"
 

@@ -174,7 +174,7 @@ def quantize_gradient(x: Tensor, bits: int, rng: torch.Generator | None = None) 
     _check_bits(bits)
     return x if bits == 32 else _RoundedGradient.apply(x, 2**bits - 1, rng)
 
-# %% ../nbs/45_quantization.ipynb #9165d8f1
+# %% ../nbs/45_quantization.ipynb #c886341d
 class QuantConv2d(nn.Conv2d):
     """A `Conv2d` with weights of `w`, input activations of `a` and, in training, gradients of `g` bits: 1 to 8, or 32.
 
@@ -192,6 +192,10 @@ class QuantConv2d(nn.Conv2d):
 
     Source: Zhou et al., *DoReFa-Net* (2016), algorithm 1. The bias keeps full precision.
     """
+
+    w: int
+    a: int
+    g: int
 
     def __init__(self, *args: Any, w: int = 32, a: int = 32, g: int = 32, **settings: Any):
         super().__init__(*args, **settings)
@@ -220,6 +224,10 @@ class QuantLinear(nn.Linear):
     ValueError
         Another number of bits.
     """
+
+    w: int
+    a: int
+    g: int
 
     def __init__(self, *args: Any, w: int = 32, a: int = 32, g: int = 32, **settings: Any):
         super().__init__(*args, **settings)

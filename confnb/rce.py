@@ -189,7 +189,7 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
     return order if per_class is None else order[rank < per_class]
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #7508b332
+# %% ../nbs/topics/40_rce_kdensity.ipynb #71984fcc
 class KDensity(nn.Module):
     """The log-density of final hidden vectors under a Gaussian kernel on the training vectors of the predicted class.
 
@@ -219,6 +219,10 @@ class KDensity(nn.Module):
     -----
     `rce` section 3.3, after Feinman et al. (2017).
     """
+
+    center: Tensor
+    vectors: Tensor
+    labels: Tensor
 
     def __init__(self, features: Tensor, labels: Tensor, sigma2: float, per_class: int | None = None, seed: int = 0):
         super().__init__()
@@ -444,7 +448,7 @@ def negated(probabilities: np.ndarray) -> np.ndarray:
     reciprocal = probabilities.min(-1, keepdims=True) / probabilities
     return reciprocal / reciprocal.sum(-1, keepdims=True)
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #a8c25cc9
+# %% ../nbs/topics/40_rce_kdensity.ipynb #3c6e65da
 class DensityGap(nn.Module):
     """What vectors lack in density, f2 = max(-log KD - eta, 0): called on (features, predicted), it gives (N,).
 
@@ -469,6 +473,7 @@ class DensityGap(nn.Module):
         if eta.isnan().any() or eta.numel() not in (1, len(density.counts)) or eta.ndim > 1:
             raise ValueError(f"eta must be one number or one for each of {len(density.counts)} classes, and not NaN, not {eta.tolist()}")
         self.density = density
+        self.eta: Tensor
         self.register_buffer("eta", eta.expand(len(density.counts)).clone())
 
     def excess(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -498,12 +503,13 @@ def typical_density(density: KDensity, features: Tensor, labels: Tensor) -> Tens
     groups = lacking[_of_each_class(labels.long(), None, 0)].split(labels.bincount().tolist())
     return torch.stack([g.median() for g in groups])
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #c62215a1
-def _aim(wrong: Objective, logits: Tensor) -> Tensor:
+# %% ../nbs/topics/40_rce_kdensity.ipynb #b5ac2291
+def _aim(wrong: Any, logits: Tensor) -> Tensor:
     "The class (N,) that an attack heads for: its target, or the wrong class with the highest logit"
     if isinstance(wrong, Lead):
         return torch.as_tensor(wrong.target, device=logits.device).expand(len(logits))
-    return logits.scatter(1, wrong.label[:, None], -torch.inf).argmax(1)
+    label = torch.as_tensor(wrong.label, device=logits.device).expand(len(logits))
+    return logits.scatter(1, label[:, None], -torch.inf).argmax(1)
 
 
 @dataclass(frozen=True)
@@ -562,7 +568,7 @@ class NearestUndetected:
         lacking = self.weight * excess.clamp_min(0).to(logits)
         return torch.where(lacking > 0, torch.where(distance > -torch.inf, -z[0].numel() - lacking, distance), distance)
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #c18f69ad
+# %% ../nbs/topics/40_rce_kdensity.ipynb #2401cc52
 def cw_white_box(
     model: nn.Module,
     x: Tensor,
@@ -619,7 +625,7 @@ def cw_white_box(
     x, y = check_images(x), check_labels(y, len(x))
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight}")
-    settings = {"rounds": rounds, "steps": steps, "step_size": step_size, "c": c, "autocast": autocast, "batch_size": batch_size}
+    settings: dict[str, Any] = {"rounds": rounds, "steps": steps, "step_size": step_size, "c": c, "autocast": autocast, "batch_size": batch_size}
     gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
     opening = cw_l2(model, x, y, target=target, kappa=kappa, **settings) if start is None else None
     wrong = Margin(y) if target is None else Lead(torch.as_tensor(target, device=y.device).expand(len(y)))
@@ -629,7 +635,7 @@ def cw_white_box(
         lambda c: WhiteBox(CarliniWagner(x, wrong, c, kappa), gap, weight),
         lambda slack: NearestUndetected(Nearest(x, wrong, kappa, slack), gap, weight),
         enough=-x[0].numel(),
-        start=start if opening is None else opening.x,
+        start=opening.x if opening is not None else "here" if start is None else start,
         **settings,
     )
     best = best if opening is None else replace(best, passes=best.passes + opening.passes, seconds=best.seconds + opening.seconds)

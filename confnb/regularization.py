@@ -27,7 +27,7 @@ from .runtime import borrow, check_images, check_labels, device_of, generator, i
 from .search import BOX, CrossEntropy, Found, LogConfidence, maximize
 from .training import CrossEntropyLoss, Loss, label_smoothing_pairing
 
-# %% ../nbs/topics/50_regularization_quantization.ipynb #dddf021e
+# %% ../nbs/topics/50_regularization_quantization.ipynb #8a038695
 _all_ = ["label_smoothing_pairing"]
 
 
@@ -66,7 +66,7 @@ class WithL2:
     def penalty(self, model: nn.Module) -> Tensor:
         """The penalty alone, a scalar."""
         layers, c = layers_of(model), self.coefficients
-        each = [(_pick(layers, k), v) for k, v in c.items()] if isinstance(c, Mapping) else [(m, c) for m in layers.values()]
+        each: list[tuple[Any, float]] = [(_pick(layers, k), v) for k, v in c.items()] if isinstance(c, Mapping) else [(m, c) for m in layers.values()]
         return torch.stack([v * m.weight.square().sum() / 2 for m, v in each]).sum()
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, progress: float) -> Tensor:
@@ -489,7 +489,7 @@ def along_rays(model: nn.Module, x: Tensor, positions: Sequence[float], seed: in
     ends = ray_ends(x, seed)
     return torch.stack([predict(model, torch.lerp(x, ends, float(at)), batch_size).softmax(1).amax(1) for at in t], 1)
 
-# %% ../nbs/topics/50_regularization_quantization.ipynb #4eef72a5
+# %% ../nbs/topics/50_regularization_quantization.ipynb #4312fcfc
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Tensor:
     """The share of pixels of each image at which the gradient of the cross-entropy of `y` is exactly zero, (N,), in [0, 1].
 
@@ -535,7 +535,8 @@ def top_k_error(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
 
 def filter_norms(layer: nn.Module) -> Tensor:
     """The Euclidean norm of each filter of a convolution, or each row of a linear layer, (filters,)."""
-    return layer.weight.detach().flatten(1).norm(dim=1)
+    weight: Any = layer.weight
+    return weight.detach().flatten(1).norm(dim=1)
 
 
 def dropped_filters(layer: nn.Module, below: float = 0.05) -> Tensor:

@@ -278,7 +278,7 @@ def _without(values: Tensor, label: int | Tensor) -> Tensor:
     return values.scatter(1, _label_column(label, values, "labels"), -torch.inf)
 
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[..., Tensor]  # (logits, points), and the features for one that says `hidden = True`
 
 # %% ../nbs/foundations/04_search.ipynb #766a7761
 @dataclass(frozen=True)
@@ -410,7 +410,7 @@ def join(parts: list[Found]) -> Found:
     """One result from the results of consecutive batches."""
     column = lambda name: [getattr(p, name) for p in parts]  # noqa: E731
     tensors = {f.name: column(f.name) for f in fields(Found) if f.name != "seconds"}
-    joined = {name: None if values[0] is None else torch.cat(values) for name, values in tensors.items()}
+    joined: dict[str, Any] = {name: None if values[0] is None else torch.cat(values) for name, values in tensors.items()}
     return Found(**joined, seconds=sum(column("seconds")))
 
 
@@ -448,7 +448,7 @@ def fold(found: Found, each: int, by: str = "value") -> Found:
     """
     folded = getattr(found, by).reshape(-1, each)
     best = folded.argmax(1) + each * torch.arange(len(folded), device=folded.device)
-    tensors = {n: None if (v := getattr(found, n)) is None else v[best] for n in ("x", "value", "logits", "confidence")}
+    tensors: dict[str, Any] = {n: None if (v := getattr(found, n)) is None else v[best] for n in ("x", "value", "logits", "confidence")}
     return Found(**tensors, passes=found.passes.reshape(-1, each).sum(1), seconds=found.seconds)
 
 # %% ../nbs/foundations/04_search.ipynb #fd5f2be7
@@ -882,6 +882,8 @@ def _search(
 
 def _scored(model: nn.Module, task: Task, best: _Best, plan: _Plan) -> Found:
     "The best points with their logits and values in float32, computed again where they were not"
+    known = best.logits
+    assert known is not None  # every climb has recorded its start
     again = (best.value == -torch.inf).nonzero()[:, 0]
     if plan.autocast is not None and plan.rescore:
         again = torch.arange(len(best.x), device=best.x.device)
@@ -889,8 +891,8 @@ def _scored(model: nn.Module, task: Task, best: _Best, plan: _Plan) -> Found:
         with torch.no_grad():
             logits, hidden = _run(model, task, best.x[again], None)
             best.value[again] = _worth(task.take(again), check_logits(logits), best.x[again], hidden).to(best.value)
-            best.logits[again] = logits
-    return Found(best.x.contiguous(), best.value, best.logits, best.passes)
+            known[again] = logits
+    return Found(best.x.contiguous(), best.value, known, best.passes)
 
 # %% ../nbs/foundations/04_search.ipynb #1ce0f86d
 class NoGradient(UserWarning):

@@ -296,7 +296,8 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(),
         raise ValueError(f"stop_at is an accuracy in (0, 1] on held-out images, so it needs `held`; it is {stop_at}")
     optimizer, rng = _optimizer(model, recipe), generator(seed)
     total, per_epoch = recipe.total_steps(len(x)), math.ceil(len(x) / recipe.batch_size)
-    rows, losses = [], []
+    rows: list[dict[str, Any]] = []
+    losses: list[float] = []
     with _training(model, seed):
         batches = itertools.islice(_batches(len(x), recipe.batch_size, rng), total)
         for step, batch in zip(progress(range(total), "training"), batches, strict=True):
