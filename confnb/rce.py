@@ -62,7 +62,7 @@ def label_family(y: Tensor, classes: int, lam: float) -> Tensor:
     soft = torch.full((len(y), classes), (1 - right) / (classes - 1), device=y.device)
     return soft.scatter_(1, y[:, None], right)
 
-# %% ../nbs/topics/40_rce_kdensity.ipynb #7b2576f7
+# %% ../nbs/topics/40_rce_kdensity.ipynb #9a01355b
 def reverse_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """The mean reverse cross-entropy of a batch, a scalar: minus the average log-probability of the *wrong* classes.
 
@@ -93,7 +93,6 @@ class ReverseCrossEntropy:
     Source: `rce` section 3.2.
     """
 
-    __module__ = "confnb.rce"  # in this notebook too: a network's key in the cache holds the name of its loss
     scale: float | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, progress: float) -> Tensor:
