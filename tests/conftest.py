@@ -7,7 +7,9 @@ from hypothesis import settings
 from confnb.data import load
 from confnb.training import Recipe, trained
 
-settings.register_profile("confnb", deadline=None)
+# the same examples in every run, so that a failure belongs to the change under test; others: --hypothesis-profile=explore
+settings.register_profile("confnb", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("confnb")
 
 
