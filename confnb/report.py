@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ATTACKS', 'USUAL', 'DETECTORS', 'TOGETHER', 'SHARES', 'ALARMS', 'INKS', 'DASHES', 'CAPTIONS', 'named', 'threat_from',
-           'model_from', 'check_model', 'Within', 'attack_from', 'log_odds', 'max_logit', 'negative_entropy',
-           'non_maximal_entropy', 'OfLogits', 'near_training', 'detector_from', 'together', 'attack_table',
-           'detector_table', 'calibration_table', 'calibration_error', 'Check', 'flat_share', 'radius_table', 'checks',
-           'success_figure', 'calibration_figure', 'detector_figure', 'radius_figure', 'sample_figure', 'samples',
-           'Report', 'report', 'write', 'evaluate_command']
+           'model_from', 'check_model', 'Within', 'attack_from', 'max_logit', 'negative_entropy', 'OfLogits',
+           'near_training', 'detector_from', 'together', 'attack_table', 'detector_table', 'calibration_table',
+           'calibration_error', 'Check', 'flat_share', 'radius_table', 'checks', 'success_figure', 'calibration_figure',
+           'detector_figure', 'radius_figure', 'sample_figure', 'samples', 'Report', 'report', 'write',
+           'evaluate_command']
 
 # %% ../nbs/80_report.ipynb #b1dd1fde
 import difflib
@@ -43,6 +43,7 @@ from .maxconfidence import admit, at, max_confidence, robust_error, success_fail
 from .models import Normalize, features, load_weights, seeded
 from .plots import STYLE, show_images
 from .pages import Refusal
+from .rce import DensityScore, KDensity, confidence_score, non_me_score
 from confnb.records import (
     Attack,
     Score,
@@ -314,12 +315,6 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> Attack:
     return from_foolbox(made, float(ball.eps) if limited else None, seed)
 
 # %% ../nbs/80_report.ipynb #4eec0080
-def log_odds(logits: Tensor) -> Tensor:
-    """log p / (1 - p) of the predicted class, in float64, (N,): ranks as its probability p does, without the ties where p rounds to 1."""
-    best, said = logits.double().max(1)
-    return best - logits.double().scatter(1, said[:, None], -torch.inf).logsumexp(1)
-
-
 def max_logit(logits: Tensor) -> Tensor:
     """The highest logit, (N,)."""
     return logits.amax(1)
@@ -328,13 +323,6 @@ def max_logit(logits: Tensor) -> Tensor:
 def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy of the predicted distribution, in nats, (N,)."""
     return -torch.special.entr(logits.softmax(1)).sum(1)
-
-
-def non_maximal_entropy(logits: Tensor) -> Tensor:
-    """The entropy of the probabilities of the classes that are not predicted, among themselves, (N,); `rce` equation 1."""
-    from confnb.rce import non_me_score
-
-    return non_me_score(logits)
 
 
 @dataclass(frozen=True)
@@ -349,10 +337,10 @@ class OfLogits:
 
 
 DETECTORS = {
-    "confidence": log_odds,
+    "confidence": confidence_score,
     "max-logit": max_logit,
     "entropy": negative_entropy,
-    "non-me": non_maximal_entropy,
+    "non-me": non_me_score,
 }
 
 
@@ -364,8 +352,6 @@ def near_training(model: nn.Module, data: Data, most: int = 2000) -> Score:
     Refusal
         The model has no last hidden vector, or they are all alike.
     """
-    from confnb.rce import DensityScore, KDensity
-
     rows = stratified_order(data.y_train)[:most]
     try:
         hidden = features(model, data.x_train[rows].to(device_of(model)))

@@ -941,15 +941,16 @@ def pages_command(out: Annotated[Path, typer.Option(metavar="DIR", help="The fol
     typer.echo(pages(checkout(), out))
 
 # %% ../nbs/90_reproduce.ipynb #029bd73c
-def build_app() -> typer.Typer:
-    """The command line with all its commands."""
-    from confnb.doctor import doctor_command
-    from confnb.report import evaluate_command
-
+def build_app(asked: str = "") -> typer.Typer:
+    """The command line with all its commands, or, where the one `asked` for needs no PyTorch, with those that start at once."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                       help="Reruns the papers' tables and figures, and lays them out to look at.")
-    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command,
-                                                "evaluate": evaluate_command, "doctor": doctor_command}
+    commands: dict[str, Callable[..., None]] = {"reproduce": reproduce_command, "list": list_command, "store": store_command, "pages": pages_command}
+    if asked not in commands:
+        from confnb.doctor import doctor_command
+        from confnb.report import evaluate_command
+
+        commands |= {"evaluate": evaluate_command, "doctor": doctor_command}
     for name, command in commands.items():
         app.command(name)(command)
     return app
@@ -958,7 +959,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Runs the command line; ends the process with its status: 0, 1 for a result with faults, 2 for a request that was refused."""
     try:
-        build_app()()
+        build_app(*sys.argv[1:2])()
     except (Refusal, OSError) as e:
         typer.echo(f"confnb: {e}", err=True)
         sys.exit(2)

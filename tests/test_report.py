@@ -435,11 +435,11 @@ def test_radii_stay_on_the_scale(small_model, digits):
 def test_detectors_of_logits_are_the_formulas():
     logits = torch.randn(50, 7, generator=generator(0)) * 3
     p = logits.double().softmax(1)
-    torch.testing.assert_close(r.log_odds(logits), (p.amax(1) / (1 - p.amax(1))).log(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(r.confidence_score(logits), (p.amax(1) / (1 - p.amax(1))).log(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(r.negative_entropy(logits).double(), (p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
     assert torch.equal(r.max_logit(logits), logits.max(1).values)
     sure = torch.tensor([[0.0, 20.0], [0.0, 60.0]])
-    assert sure.softmax(1).amax(1).unique().numel() == 1 and r.log_odds(sure).tolist() == [20, 60]
+    assert sure.softmax(1).amax(1).unique().numel() == 1 and r.confidence_score(sure).tolist() == [20, 60]
 
 
 def test_the_detectors_of_the_rce_topic(small_model, digits):
