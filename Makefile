@@ -55,7 +55,7 @@ bench: setup
 # how much of the library the tests run, and the badge that says so in the docs
 coverage: setup
 	mkdir -p runs
-	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=confnb --cov-report=json:runs/coverage.json
+	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=confnb --cov-report=json:runs/coverage.json
 	$(BIN)/python tests/covered.py runs/coverage.json nbs/images/coverage.svg
 
 # the site, in _docs

@@ -115,7 +115,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=small)
+    made = Cluster(initialize_head=True, head_node_args=small | {"num_gpus": 1})  # as far as Ray knows
     yield made, lambda: made.add_node(**{k: v for k, v in small.items() if k != "include_dashboard"})
     made.shutdown()
 
@@ -171,3 +171,29 @@ def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
     Path("ran.txt").unlink()
     assert r.reproduce(r.plan(root, [], out="runs/here"), said.append) == []
     assert tables(root / "runs/here") == there
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_tasks_too(cluster, tmp_path):
+    made, folder = cluster[0], str(tmp_path)
+
+    def patient():
+        Path(folder, "began").touch()
+        try:
+            for _ in range(600):
+                time.sleep(0.1)
+        finally:
+            Path(folder, "stopped").touch()
+
+    with pytest.raises(KeyboardInterrupt), on_ray(made.address) as submit:
+        submit(patient)
+        while not (tmp_path / "began").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    assert (tmp_path / "stopped").exists()
+
+
+@pytest.mark.slow
+def test_a_task_gets_the_gpus_that_were_asked_for(cluster):
+    with on_ray(cluster[0].address, gpus=1) as submit:
+        assert submit(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).result(60) == "0"
