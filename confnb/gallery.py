@@ -8,6 +8,7 @@ __all__ = ['TEMPLATES', 'IDENTIFIERS', 'Identifier', 'identifiers_of', 'belongs'
 
 # %% ../nbs/85_gallery.ipynb #bf6558d0
 import csv
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -139,10 +140,8 @@ def _section(name: str, topic: dict[str, Any], told: dict[str, Any], out: Path) 
 
 
 def _title(name: str, topic: dict[str, Any], out: Path) -> str:
-    import nbformat
-
     path = out / topic["notebook"]
-    return inline(title_of(nbformat.read(path, as_version=4))[0] if path.exists() else name) or name
+    return inline(title_of(json.loads(path.read_text(encoding="utf-8")))[0] if path.exists() else name) or name
 
 
 def _card(identifier: Identifier, entry: dict[str, Any] | None, out: Path, topic: dict[str, Any]) -> dict[str, Any]:

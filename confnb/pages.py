@@ -303,8 +303,15 @@ def _data_uri(source: str, folder: Path) -> str:
 
 
 def title_of(notebook: Any) -> tuple[str, str]:
-    """A notebook's title (its first heading) and the lines quoted below it, in Markdown; empty where there is none."""
-    text = next((c.source for c in notebook.cells if c.cell_type == "markdown" and c.source.startswith("# ")), "")
+    """A notebook's title (its first heading) and the lines quoted below it, in Markdown; empty where there is none.
+
+    Parameters
+    ----------
+    notebook
+        its JSON, or what nbformat makes of it
+    """
+    sources = ("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
+    text = next((s for s in sources if s.startswith("# ")), "")
     title, says = (re.search(pattern, text, re.M) for pattern in (r"^# +(.+)$", r"^>.*(?:\n>.*)*"))
     return title[1].strip() if title else "", " ".join(re.sub(r"(?m)^> ?", "", says[0]).split()) if says else ""
 
