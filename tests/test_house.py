@@ -13,9 +13,12 @@ from pathlib import Path
 
 import in_step
 import pytest
+import torch
 import yaml
 
+from confnb.models import build
 from confnb.reproduce import parameters_of
+from confnb.runtime import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUNDATIONS = ["runtime", "data", "models", "search", "training", "attacks", "records", "plots"]  # an import only points up this list
@@ -207,6 +210,18 @@ def test_profiles_hold_only_names_that_a_topic_has():
         values = yaml.safe_load(profile.read_text(encoding="utf-8")) or {}
         assert set(values) <= set(known), f"{profile.name}: no topic has {sorted(set(values) - set(known))}"
     assert {p.stem for p in profiles} >= {"digits", "mnist", "cifar10", "paper"}
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "nbs/profiles").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_networks_of_every_profile_can_be_built(profile):
+    given = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    values = {name: value for topic in TOPICS for name, value in parameters(topic)[1].items()} | given
+    named = [(values[f"{part}color_network"], values[f"{part}color_settings"]) for part in ("", "reg_")]
+    named += [("preact_resnet", {"depth": depth, "widths": values["rce_widths"]}) for depth in values["rce_depths"]]
+    named += [("resnet18", {"width": values["reg_width"]}), ("three_layer_cnn", {"filters": values["reg_pgd_filters"]})]
+    for name, settings in named:
+        model = build(name, (3, 32, 32), 10, **settings).eval()
+        assert predict(model, torch.zeros(2, 3, 32, 32)).shape == (2, 10), name
 
 
 def tracked():
