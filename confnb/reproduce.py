@@ -84,7 +84,7 @@ def library_of(notebook: Path) -> list[str]:
     return sorted(found)
 
 # %% ../nbs/90_reproduce.ipynb #7c7b961d
-_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-*", "svhn": "*_32x32.mat"}
+_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-*", "svhn": "*_32x32.mat", "imagenet": "imagenet"}
 
 
 def _data(plan: Plan, topic: Topic) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _data(plan: Plan, topic: Topic) -> dict[str, Any]:
     found = {}
     for name in {v for v in plan.parameters[topic.name].values() if isinstance(v, str)}:
         if name in _FOLDERS:
-            found[name] = _files(data_root(), f"{_FOLDERS[name]}*")
+            found[name] = _files(data_root(), _FOLDERS[name])
         elif name.startswith(("npz:", "folder:")):
             path = plan.where / Path(name.partition(":")[2]).expanduser()
             path = path if path.exists() else data_root() / name.partition(":")[2]

@@ -17,6 +17,7 @@ from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 
 from confnb import gallery
 from confnb import reproduce as r
+from confnb.data import TORCHVISION
 from confnb.runtime import cache_dir, remember
 
 links_of, look = test_pages.links_of, test_pages.look
@@ -159,6 +160,24 @@ def test_parameters_library_versions_and_device_count(run, home, tmp_path, monke
     monkeypatch.setattr(r, "versions", lambda: {"torch": "0"})
     monkeypatch.setattr(r, "devices", lambda _: "cuda (another)")
     assert r.stale(plan, plan.topics[0]) == "changed since: library, versions, device"
+
+
+NAMED = {"mnist": "MNIST/raw/t10k-images-idx3-ubyte", "fashion-mnist": "FashionMNIST/raw/x", "cifar10": "cifar-10-batches-py/test_batch", "svhn": "test_32x32.mat",
+         "imagenet": "imagenet/val/n01440764/1.JPEG"}
+
+
+def test_named_data_sets_are_followed(run, home, tmp_path, monkeypatch):
+    assert set(NAMED) == {*TORCHVISION, "imagenet"}
+    monkeypatch.setenv("CONFNB_DATA", str(tmp_path))
+    for name, file in NAMED.items():
+        plan = r.plan(home, ["separation"], settings=[f"data={name}"])
+        keys = [r.key_of(plan, plan.topics[0])]
+        for text in "one", "other":
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_text(text)
+            keys.append(r.key_of(plan, plan.topics[0]))
+        assert len({k["data"] for k in keys}) == 3, name
+        assert len({json.dumps(k | {"data": ""}) for k in keys}) == 1, name
 
 
 def test_what_a_topic_imports_is_followed():
