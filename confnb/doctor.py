@@ -152,6 +152,7 @@ PLACES = {
     "fashion-mnist": "FashionMNIST/raw",
     "cifar10": "cifar-10-batches-py",
     "svhn": "train_32x32.mat",
+    "imagenet": "imagenet/val",
 }
 
 
@@ -160,13 +161,10 @@ def data_sets() -> list[Finding]:
     root = data_root()
     said = f"under {root}" + ("" if os.environ.get("CONFNB_DATA") else " (CONFNB_DATA is not set)")
     found = [Finding("data", "digits", "ok", "in scikit-learn's wheel")]
-    for name in TORCHVISION:
-        there = (root / PLACES[name]).exists()
-        advice = (
-            ""
-            if there
-            else f"the first use of --data {name} downloads it; without a network, set CONFNB_DATA to a folder that holds {PLACES[name]}"
-        )
+    for name, place in PLACES.items():
+        there = (root / place).exists()
+        fetched = f"the first use of --data {name} downloads it; without a network, set" if name in TORCHVISION else "it is not downloaded; set"
+        advice = "" if there else f"{fetched} CONFNB_DATA to a folder that holds {place}"
         found.append(
             Finding("data", name, "ok" if there else "missing", said if there else f"not {said}", advice)
         )

@@ -1046,7 +1046,7 @@ def _sentences(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> l
                 f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches "
                 f"{_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms; the attacker did not know of it."
             )
-    said.append(f"Look at: {'; '.join(odd.name)}." if len(odd) else "No sign that the attacks failed.")
+    said.append(f"Checks that failed, so look at them first: {'; '.join(odd.name)}." if len(odd) else "No sign that the attacks failed.")
     return said
 
 # %% ../nbs/80_report.ipynb #5e2e1142

@@ -93,7 +93,8 @@ def test_data_sets(tmp_path, monkeypatch):
     np.savez(tmp_path / "own.npz", x=np.zeros(2))
     found = d.data_sets()
     assert {f.name for f in found if f.state == "ok"} == {"digits", "mnist", "npz:own.npz", "folder:pictures"}
-    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn"} and set(d.PLACES) == set(d.TORCHVISION)
+    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn", "imagenet"} and set(d.PLACES) == {*d.TORCHVISION, "imagenet"}
+    assert "downloads it" in one(found, "svhn").advice and "not downloaded" in one(found, "imagenet").advice
     monkeypatch.delenv("CONFNB_DATA")
     assert "CONFNB_DATA is not set" in one(d.data_sets(), "mnist").says
 

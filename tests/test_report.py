@@ -402,7 +402,7 @@ def test_checks_find_nothing_on_an_honest_model(small_model, digits):
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_through(kind, says, small_model, digits):
     names, found = odd(kind(small_model), digits)
-    assert says in names and found.summary[-1].startswith("Look at: ")
+    assert says in names and found.summary[-1].startswith("Checks that failed, ")
 
 
 @pytest.mark.filterwarnings("ignore")
