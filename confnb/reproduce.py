@@ -84,17 +84,14 @@ def library_of(notebook: Path) -> list[str]:
     return sorted(found)
 
 # %% ../nbs/90_reproduce.ipynb #7c7b961d
-_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-*", "svhn": "*_32x32.mat", "imagenet": "imagenet"}
-
-
 def _data(plan: Plan, topic: Topic) -> dict[str, Any]:
     "For each data set that the parameters name the name, size and time of change of its files"
-    from confnb.data import data_root
+    from confnb.data import PLACES, data_root
 
     found = {}
     for name in {v for v in plan.parameters[topic.name].values() if isinstance(v, str)}:
-        if name in _FOLDERS:
-            found[name] = _files(data_root(), _FOLDERS[name])
+        if name in PLACES:
+            found[name] = [f for place in PLACES[name] for f in _files(data_root(), place)]
         elif name.startswith(("npz:", "folder:")):
             path = plan.where / Path(name.partition(":")[2]).expanduser()
             path = path if path.exists() else data_root() / name.partition(":")[2]
@@ -102,8 +99,9 @@ def _data(plan: Plan, topic: Topic) -> dict[str, Any]:
     return found
 
 
-def _files(folder: Path, pattern: str) -> list[list[Any]]:
-    there = [f for p in folder.glob(pattern) for f in (p.rglob("*") if p.is_dir() else (p,)) if f.is_file()]
+def _files(folder: Path, name: str) -> list[list[Any]]:
+    path = folder / name
+    there = [f for f in (path.rglob("*") if path.is_dir() else (path,)) if f.is_file()]
     return sorted([str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns] for f in there)
 
 
