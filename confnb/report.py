@@ -41,8 +41,8 @@ from .doctor import device_name, versions
 from .hcnn import rejection_table
 from .maxconfidence import admit, at, max_confidence, robust_error, success_fail, threshold_for
 from .models import Normalize, features, load_weights, seeded
-from .plots import STYLE, show_images
 from .pages import Refusal
+from .plots import STYLE, show_images
 from .rce import DensityScore, KDensity, confidence_score, non_me_score
 from confnb.records import (
     Attack,
@@ -54,8 +54,9 @@ from confnb.records import (
     from_torchattacks,
     save_table,
 )
-from .runtime import borrow, device_of, in_batches, logits_of, pick_device, predict, write_whole
-from .search import L0, L2, Ball, CrossEntropy, Found, Linf
+from .regularization import zero_gradients
+from .runtime import device_of, pick_device, predict, write_whole
+from .search import L0, L2, Ball, Found, Linf
 
 # %% ../nbs/80_report.ipynb #3f743fdf
 def _near(name: str, names: Sequence[str]) -> str:
@@ -509,20 +510,7 @@ class Check:
 
 def flat_share(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> float:
     """The share of images `x` (N, C, H, W) at which the loss of `y` has no gradient at all in float32."""
-    device = device_of(model)
-
-    def flat(s: slice) -> Tensor:
-        z = x[s].to(device).requires_grad_()
-        loss = CrossEntropy(y[s].to(device))(logits_of(model, z), z).sum()
-        gradient = torch.autograd.grad(loss, z, allow_unused=True)[0] if loss.requires_grad else None
-        return (
-            torch.ones(len(z), dtype=torch.bool)
-            if gradient is None
-            else (gradient == 0).flatten(1).all(1).cpu()
-        )
-
-    with borrow(model):
-        return float(torch.cat(in_batches(flat, len(x), batch_size)).float().mean())
+    return float((zero_gradients(model, x, y, batch_size) == 1).float().mean())
 
 
 def _of_size(ball: Ball, eps: float) -> Ball:

@@ -201,11 +201,16 @@ def test_imports_stand_in_cells_of_their_own(notebook):
         assert not heads or not rest, f"{notebook.name}: a cell imports {ast.unparse(heads[0])!r} and does more: {ast.unparse(rest[0])[:60]!r}"
 
 
+def defaults():
+    "Every parameter of the topics, with its default"
+    return {name: value for topic in TOPICS for name, value in parameters(topic)[1].items()}
+
+
 def test_profiles_hold_only_names_that_a_topic_has():
     profiles = sorted((ROOT / "nbs/profiles").glob("*.yaml"))
     if not profiles:
         pytest.skip("there are no profiles yet")
-    known = {name: value for topic in TOPICS for name, value in parameters(topic)[1].items()}
+    known = defaults()
     for profile in profiles:
         values = yaml.safe_load(profile.read_text(encoding="utf-8")) or {}
         assert set(values) <= set(known), f"{profile.name}: no topic has {sorted(set(values) - set(known))}"
@@ -215,7 +220,7 @@ def test_profiles_hold_only_names_that_a_topic_has():
 @pytest.mark.parametrize("profile", sorted((ROOT / "nbs/profiles").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_networks_of_every_profile_can_be_built(profile):
     given = yaml.safe_load(profile.read_text(encoding="utf-8"))
-    values = {name: value for topic in TOPICS for name, value in parameters(topic)[1].items()} | given
+    values = defaults() | given
     named = [(values[f"{part}color_network"], values[f"{part}color_settings"]) for part in ("", "reg_")]
     named += [("preact_resnet", {"depth": depth, "widths": values["rce_widths"]}) for depth in values["rce_depths"]]
     named += [("resnet18", {"width": values["reg_width"]}), ("three_layer_cnn", {"filters": values["reg_pgd_filters"]})]
