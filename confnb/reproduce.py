@@ -315,9 +315,10 @@ def _papermill(plan: Plan, topic: Topic, box: Path, threads: int | None, log: Te
     write_kernel_spec(box / "jupyter" / "kernels" / "python3")
     path = os.pathsep.join(filter(None, [str(box / "jupyter"), os.environ.get("JUPYTER_PATH")]))
     given = yaml.safe_dump(plan.given[topic.name] | {"out": _from_where(plan, box / "figures")})
+    own = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}  # any but the kernel's own draws examples and shows nothing
     command = [sys.executable, "-c", _PAPERMILL, str(topic.notebook), str(box / topic.notebook.name), "-k", "python3", "--no-progress-bar"]
     return subprocess.Popen([*command, "--log-output", "-y", given], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=plan.where,
-                            env=os.environ | {"JUPYTER_PATH": path} | dict.fromkeys(_THREADS if threads else (), str(threads)),
+                            env=own | {"JUPYTER_PATH": path} | dict.fromkeys(_THREADS if threads else (), str(threads)),
                             start_new_session=True)
 
 

@@ -1,5 +1,6 @@
 """The docs: every page is listed, every link and citation leads somewhere, the made pages say what the library is."""
 
+import ast
 import configparser
 import importlib
 import inspect
@@ -270,6 +271,21 @@ def test_the_bibliography_says_who_cites(tmp_path):
 
 
 # the pages that are written
+
+
+def draws(source):
+    "Whether a cell makes a figure when it is run, and not only defines what would"
+    tree = ast.parse("".join(line for line in source.splitlines(True) if not line.startswith(("%", "!"))))
+    run = [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    calls = [ast.unparse(c.func) for n in run for c in ast.walk(n) if isinstance(c, ast.Call)]
+    return not source.startswith("#| export") and bool({"plt.subplots", "show_images"} & set(calls))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "topics"], ids=name)
+def test_every_figure_of_a_topic_is_stored(page):
+    drawn = [c for c in json.loads(page.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code" and draws("".join(c["source"]))]
+    empty = ["".join(c["source"])[:80] for c in drawn if not any("image/png" in o.get("data", {}) for o in c["outputs"])]
+    assert len(drawn) > 3 and not empty, f"these cells of {name(page)} draw, and show nothing: {empty}"
 
 
 def test_the_front_page_shows_stored_pictures_and_its_example_runs():

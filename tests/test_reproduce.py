@@ -63,7 +63,7 @@ def project(root):
         *head,
         ("print('eps', eps); print('steps', steps); print('told', file=sys.stderr); print('end')",),
         ("publish('hcnn-T1', f'points at eps {eps:.3f} & steps {steps}')\npublish('man-T1', 'the curve', 60)",),
-        ("sys.executable == interpreter",),
+        ("import matplotlib.pyplot as plt; plt.subplots(figsize=(1, 1)); sys.executable == interpreter",),
     )
     nb = json.loads((root / "nbs/topics/10_separation.ipynb").read_text())
     nb["cells"][2]["source"].append(f"\ninterpreter = {sys.executable!r}\n")
@@ -92,6 +92,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("JUPYTER_DATA_DIR", str(root / "elsewhere"))
+        patch.setenv("MPLBACKEND", "agg")  # as the Makefile says
         yield root
 
 
@@ -163,6 +164,12 @@ def test_kernel_is_this_interpreter(run):
     out, *_ = run
     last = json.loads((out / "notebooks/10_separation.ipynb").read_text())["cells"][-1]
     assert last["outputs"][0]["data"]["text/plain"] == ["True"]
+
+
+def test_a_figure_that_nothing_publishes_is_shown_all_the_same(run):
+    out, *_ = run
+    last = json.loads((out / "notebooks/10_separation.ipynb").read_text())["cells"][-1]
+    assert "image/png" in last["outputs"][1]["data"]
 
 
 def test_executed_notebook_tells_no_path(run):
