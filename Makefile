@@ -35,7 +35,7 @@ notebooks: setup
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
 	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
-	$(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/04_search.ipynb runs/mnist/notebooks/04_search.ipynb -f nbs/profiles/mnist.yaml
+	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/04_search.ipynb runs/mnist/notebooks/04_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
 	$(BIN)/python tests/in_step.py --write
 
