@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .runtime import cache_dir, check_images, check_labels, generator
+from .cache import cache_dir
+from .runtime import check_images, check_labels, generator
 
 # %% ../nbs/foundations/01_data.ipynb #3c201e94
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,8 @@ from .data import PLACES, TORCHVISION, data_root, load
 from .maxconfidence import max_confidence
 from .models import build
 from .records import binomial_interval, evaluate
-from .runtime import cache_dir, fast_dtype, predict
+from .cache import cache_dir
+from .runtime import fast_dtype, predict
 from .search import Linf
 from .training import Recipe, accuracy, fit
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .runtime import borrow, check_images, check_logits, in_batches, device_of, logits_of, write_whole
+from .cache import write_whole
+from .runtime import borrow, check_images, check_logits, in_batches, device_of, logits_of
 
 # %% ../nbs/foundations/02_models.ipynb #3b1e3583
 class Normalize(nn.Module):

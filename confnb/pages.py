@@ -43,7 +43,7 @@ def need(*modules: str, extra: str = "dev") -> None:
 # %% ../nbs/80_pages.ipynb #f24efde3
 def write_text(path: Path, text: str) -> None:
     """Nothing; `text` is written to `path`, whole or not at all."""
-    from confnb.runtime import write_whole
+    from confnb.cache import write_whole
 
     with write_whole(path) as f:
         f.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from .runtime import write_whole
+from .cache import write_whole
 
 # %% ../nbs/foundations/07_plots.ipynb #ff3f6895
 PALETTE = {

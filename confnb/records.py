@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 import confnb
 from .models import outputs, seeded
-from .runtime import borrow, check_images, check_labels, device_of, fingerprint, in_batches, predict, progress, remember
+from .cache import fingerprint, remember
+from .runtime import borrow, check_images, check_labels, device_of, in_batches, predict, progress
 from .search import L2, Ball, Found, Linf, WrongConfidence, scored, with_confidence
 
 # %% ../nbs/foundations/06_records.ipynb #7cc3499e

@@ -55,7 +55,8 @@ from confnb.records import (
     save_table,
 )
 from .regularization import zero_gradients
-from .runtime import device_of, pick_device, predict, write_whole
+from .cache import write_whole
+from .runtime import device_of, pick_device, predict
 from .search import L0, L2, Ball, Found, Linf
 
 # %% ../nbs/80_report.ipynb #3f743fdf

@@ -4,20 +4,15 @@
 
 # %% auto #0
 __all__ = ['pick_device', 'device_of', 'fast_dtype', 'reduced', 'check_images', 'check_labels', 'borrow', 'channels_last',
-           'logits_of', 'check_logits', 'chunks', 'in_batches', 'predict', 'streams', 'generator', 'uniform', 'normal',
-           'write_whole', 'fingerprint', 'cache_dir', 'remember', 'progress']
+           'logits_of', 'check_logits', 'chunks', 'in_batches', 'predict', 'part_of_whole', 'streams', 'generator',
+           'uniform', 'normal', 'progress']
 
 # %% ../nbs/foundations/00_runtime.ipynb #730b40d7
-import hashlib
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from functools import partial
-from pathlib import Path
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -299,13 +294,34 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
         return torch.cat(in_batches(lambda s: check_logits(logits_of(model, x[s].to(device))).to(x.device), len(x), batch_size))
 
 # %% ../nbs/foundations/00_runtime.ipynb #83cc4ae9
+_PART: ContextVar[tuple[int, int] | None] = ContextVar("part of a larger whole", default=None)  # (first example, how many)
+
+
+@contextmanager
+def part_of_whole(first: int, n: int) -> Iterator[None]:
+    """Within this block, `n` examples are numbers `first`, `first + 1`, ... of a larger whole: they draw what they would draw there.
+
+    Parameters
+    ----------
+    first
+        the index of the first of them in the whole
+    n
+        how many there are; a draw for another number of examples is refused, since nobody knows which of them it is for
+    """
+    token = _PART.set((first, n))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
 def streams(seed: int | Tensor, n: int, *salt: int) -> Tensor:
     """One seed for each of `n` examples (n,), int64, from a seed (or from `n` seeds) and any `salt` such as a restart's number.
 
     Raises
     ------
     ValueError
-        `seed` is a tensor of another length than `n`.
+        `seed` is a tensor of another length than `n`, or a number inside `part_of_whole` for another number of examples.
     """
     if isinstance(seed, Tensor):
         if seed.shape != (n,):
@@ -314,7 +330,12 @@ def streams(seed: int | Tensor, n: int, *salt: int) -> Tensor:
             )
         state = seed.cpu().numpy().astype(np.uint64)
     else:
-        state = _scramble(np.full(n, seed % 2**64, np.uint64)) + np.arange(n, dtype=np.uint64)
+        first, expected = _PART.get() or (0, n)
+        if expected != n:
+            raise ValueError(
+                f"one seed for {n} examples cannot be shared out among {expected} of a larger whole; give one seed for each"
+            )
+        state = _scramble(np.full(n, int(seed) % 2**64, np.uint64)) + np.arange(first, first + n, dtype=np.uint64)
     for s in salt:
         state = _scramble(state) + np.uint64(s)
     return torch.from_numpy(_scramble(state).astype(np.int64))
@@ -347,137 +368,6 @@ def uniform(seeds: Tensor, like: Tensor) -> Tensor:
 def normal(seeds: Tensor, like: Tensor) -> Tensor:
     """Standard normal numbers, shaped as `like` (N, ...), row i from stream `seeds[i]`."""
     return _draw(seeds, like, torch.randn)
-
-# %% ../nbs/foundations/00_runtime.ipynb #3434762b
-@contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
-    """A path to write to; it takes the place of `path` when the block ends well, and vanishes when it does not.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be made or written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        beside.chmod(0o644)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-# %% ../nbs/foundations/00_runtime.ipynb #ad019c22
-def fingerprint(*parts: Any) -> str:
-    """A hash (16 hex digits) of tensors, arrays, dataclasses, modules, functions, containers and plain values.
-
-    A module counts with its class names and every parameter and buffer, a dataclass with its qualified name and fields,
-    a function with its qualified name and bytecode.
-
-    Raises
-    ------
-    TypeError
-        A part has no such identity, as a lambda or a local function has none.
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        _feed(digest, part)
-    return digest.hexdigest()[:16]
-
-
-def _feed(digest: Any, part: Any) -> None:
-    def say(*words: Any) -> None:
-        digest.update(("|".join(map(str, words)) + ";").encode())
-
-    if isinstance(part, (Tensor, np.ndarray)):
-        a = np.ascontiguousarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
-        say("array", a.dtype, a.shape)
-        digest.update(a.tobytes())
-    elif isinstance(part, nn.Module):
-        say("module", part)
-        _feed(digest, part.state_dict())
-    elif is_dataclass(part) and not isinstance(part, type):
-        say("dataclass", type(part).__module__, type(part).__qualname__)
-        _feed(digest, {f.name: getattr(part, f.name) for f in fields(part)})
-    elif isinstance(part, dict):
-        say("dict", len(part))
-        for k, v in part.items():
-            _feed(digest, k)
-            _feed(digest, v)
-    elif isinstance(part, (list, tuple)):
-        say("list", len(part))
-        for v in part:
-            _feed(digest, v)
-    elif isinstance(part, partial):
-        say("partial")
-        _feed(digest, [part.func, part.args, part.keywords])
-    elif callable(part) and "<" not in getattr(part, "__qualname__", "<"):
-        say(
-            "function",
-            part.__module__,
-            part.__qualname__,
-            getattr(getattr(part, "__code__", None), "co_code", b"").hex(),
-        )
-    elif part is None or isinstance(part, (str, int, float, bool, torch.dtype, torch.device, Path)):
-        say(type(part).__name__, repr(part))
-    else:
-        raise TypeError(
-            f"cannot take a fingerprint of {part!r}; give a dataclass, tensor, module, plain value, or a function defined by name"
-        )
-
-
-def cache_dir() -> Path:
-    """The folder for remembered results: `$CONFNB_CACHE`, else `confnb` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CONFNB_CACHE") or Path(home) / "confnb")
-
-
-def remember(
-    kind: str,
-    key: str,
-    suffix: str,
-    compute: Callable[[], Any],
-    save: Callable[[Any, Path], None],
-    load: Callable[[Path], Any],
-) -> Any:
-    """What `compute()` gives, from the cache where it is there and whole, else computed and kept.
-
-    Parameters
-    ----------
-    kind
-        a folder of the cache, and the word used in a message: "model", "table"
-    key
-        the `fingerprint` of everything that determines the result
-    suffix
-        of the file, with the dot
-    compute, save, load
-        make the result; write it to a path; read it from a path
-    """
-    path = cache_dir() / kind / f"{key}{suffix}"
-    recorded = path.with_suffix(".sha256")
-    if path.exists():
-        try:
-            if recorded.read_text() != _file_hash(path):
-                raise ValueError("its hash is not the recorded one")
-            return load(path)
-        except Exception as e:
-            warnings.warn(
-                f"the remembered {kind} {path.name} cannot be used ({e}); it is computed again", stacklevel=2
-            )
-    result = compute()
-    with write_whole(path) as f:
-        save(result, f)
-        text = _file_hash(f)
-    with write_whole(recorded) as f:
-        f.write_text(text)
-    return result
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../nbs/foundations/00_runtime.ipynb #7b587ccf
 def progress(things: Any, label: str) -> Any:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from . import __version__
 from .data import Data
 from .models import build, load_weights, save_weights, seeded
-from .runtime import check_images, check_labels, chunks, device_of, fingerprint, generator, pick_device, predict, progress, remember
+from .cache import fingerprint, remember
+from .runtime import check_images, check_labels, chunks, device_of, generator, pick_device, predict, progress
 from .search import L2, CrossEntropy, Linf, maximize
 
 # %% ../nbs/foundations/03_training.ipynb #e313a966

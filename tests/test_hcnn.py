@@ -44,7 +44,8 @@ from confnb.hcnn import (
     transferred,
 )
 from confnb.records import evaluate
-from confnb.runtime import fingerprint, generator, predict
+from confnb.cache import fingerprint
+from confnb.runtime import generator, predict
 from confnb.search import L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 
 

@@ -21,7 +21,7 @@ from confnb.reproduce import parameters_of
 from confnb.runtime import predict
 
 ROOT = Path(__file__).resolve().parent.parent
-FOUNDATIONS = ["runtime", "data", "models", "search", "training", "attacks", "records", "plots"]  # an import only points up this list
+FOUNDATIONS = ["runtime", "cache", "data", "models", "search", "training", "attacks", "records", "plots"]  # an import only points up this list
 MODULES = sorted(p.stem for p in (ROOT / "confnb").glob("*.py") if not p.stem.startswith("_"))
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 TOPICS = [p for p in NOTEBOOKS if p.parent.name == "topics"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import confnb
-from confnb.runtime import fingerprint
+from confnb.cache import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 SURFACE = {  # the design's table

@@ -51,7 +51,8 @@ from confnb.rce import (
     weighted_mean,
 )
 from confnb.records import auc, evaluate
-from confnb.runtime import fingerprint, generator, predict
+from confnb.cache import fingerprint
+from confnb.runtime import generator, predict
 from confnb.search import Linf, Margin, Nearest
 from confnb.training import Recipe, accuracy, fit, smooth_labels
 

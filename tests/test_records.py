@@ -17,7 +17,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
 from confnb.records import Adapted, auc, binomial_interval, evaluate, evaluated, from_foolbox, from_torchattacks
-from confnb.runtime import fingerprint, generator, predict
+from confnb.cache import fingerprint
+from confnb.runtime import generator, predict
 from confnb.search import L2, Found, Linf, maximize
 
 COLUMNS = ["index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes"]

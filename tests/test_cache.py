@@ -1,0 +1,120 @@
+"""The cache: files that are whole or not there, and a lookup that gives the right thing or computes it."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from confnb import cache as c
+from confnb.models import seeded
+from confnb.runtime import generator
+
+
+def tiny(seed=0, classes=3):
+    with seeded(seed):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
+
+
+def images(n=5, seed=0):
+    return torch.rand(n, 1, 6, 6, generator=generator(seed))
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "table.txt"
+    with pytest.raises(KeyboardInterrupt), c.write_whole(path) as f:
+        f.write_text("half")
+        raise KeyboardInterrupt
+    assert not os.listdir(path.parent)
+    for words in "first", "second":
+        with c.write_whole(path) as f:
+            f.write_text(words)
+    with pytest.raises(ValueError), c.write_whole(path) as f:
+        f.write_text("half")
+        raise ValueError
+    assert path.read_text() == "second" and os.listdir(path.parent) == ["table.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError), c.write_whole(tmp_path / "file" / "table.txt"):
+        pass
+
+
+@dataclass(frozen=True)
+class Setting:
+    eps: float = 0.1
+
+
+@dataclass(frozen=True)
+class Other:
+    eps: float = 0.1
+
+
+def one(x):
+    return x + 1
+
+
+def two(x):
+    return x * 2
+
+
+def test_fingerprints_differ_where_anything_differs():
+    changed = images()
+    changed[4, 0, 5, 5] += 1e-6
+    things = [1, 1.0, "1", True, None, [1], [[1]], [1, 1], {"a": 1}, {"b": 1}, Setting(), Setting(0.2), Other(), one, two, partial(one, 2), partial(one, 3),
+              images(), images().double(), images().flatten(1), changed, images().numpy()[:4], tiny(0), tiny(1), nn.Sequential(tiny(0)), torch.float32]
+    prints = [c.fingerprint(t) for t in things]
+    assert len(set(prints)) == len(prints)
+    assert prints[-5] == c.fingerprint(changed[:4].numpy()) and c.fingerprint(tiny(1)) == c.fingerprint(tiny(1))
+    assert c.fingerprint("a", "b") != c.fingerprint("ab") != c.fingerprint("a|b")
+
+
+def test_a_lambda_has_no_fingerprint():
+    with pytest.raises(TypeError, match="cannot take a fingerprint"):
+        c.fingerprint(lambda x: x)
+
+
+def remember(value, fail=False):
+    def compute():
+        if fail:
+            raise RuntimeError("broken off")
+        made.append(value)
+        return value
+
+    made = []
+    got = c.remember("note", "key", ".txt", compute, lambda v, path: path.write_text(v), lambda path: path.read_text())
+    return got, bool(made)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "unrecorded"])
+def test_a_damaged_cache_entry_is_computed_again_with_a_warning(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+    assert remember("first") == ("first", True)
+    assert remember("second") == ("first", False)
+    path = tmp_path / "note" / "key.txt"
+    if damage == "unrecorded":
+        path.with_suffix(".sha256").unlink()
+    else:
+        path.write_text("fir" if damage == "cut" else "fives")
+    with pytest.warns(UserWarning, match="note key.txt cannot be used.*computed again"):
+        assert remember("third") == ("third", True)
+    assert remember("fourth") == ("third", False)
+
+
+def test_what_fails_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match="broken off"):
+        remember("first", fail=True)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "mine"))
+    assert c.cache_dir() == tmp_path / "mine"
+    monkeypatch.delenv("CONFNB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert c.cache_dir() == tmp_path / "confnb"
