@@ -1,7 +1,6 @@
 """The cache: files that are whole or not there, and a lookup that gives the right thing or computes it."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from functools import partial
 

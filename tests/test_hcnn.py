@@ -16,6 +16,7 @@ from torch import nn
 from toys import images, linear
 
 from confnb.attacks import pgd
+from confnb.cache import fingerprint
 from confnb.hcnn import (
     Averaged,
     Envelope,
@@ -44,7 +45,6 @@ from confnb.hcnn import (
     transferred,
 )
 from confnb.records import evaluate
-from confnb.cache import fingerprint
 from confnb.runtime import generator, predict
 from confnb.search import L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 

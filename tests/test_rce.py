@@ -15,6 +15,7 @@ from sklearn.neighbors import KernelDensity
 from torch import nn
 
 from confnb.attacks import CarliniWagner, cw_l2
+from confnb.cache import fingerprint
 from confnb.maxconfidence import success_fail
 from confnb.models import features, logits_and_features, outputs, preact_resnet, seeded
 from confnb.rce import (
@@ -51,7 +52,6 @@ from confnb.rce import (
     weighted_mean,
 )
 from confnb.records import auc, evaluate
-from confnb.cache import fingerprint
 from confnb.runtime import generator, predict
 from confnb.search import Linf, Margin, Nearest
 from confnb.training import Recipe, accuracy, fit, smooth_labels

@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from confnb.cache import fingerprint
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
 from confnb.records import Adapted, auc, binomial_interval, evaluate, evaluated, from_foolbox, from_torchattacks
-from confnb.cache import fingerprint
 from confnb.runtime import generator, predict
 from confnb.search import L2, Found, Linf, maximize
 

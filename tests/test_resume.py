@@ -17,8 +17,8 @@ from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 
 from confnb import gallery
 from confnb import reproduce as r
-from confnb.data import TORCHVISION
 from confnb.cache import cache_dir, remember
+from confnb.data import TORCHVISION
 
 links_of, look = test_pages.links_of, test_pages.look
 TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in r.identifiers_of("maxconfidence")])}

@@ -1,8 +1,6 @@
 import math
-import os
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
