@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import __version__
 from .data import Data
 from .models import build, load_weights, save_weights, seeded
-from .cache import fingerprint, remember
+from .cache import Unidentified, fingerprint, not_remembered, remember
 from .runtime import check_images, check_labels, chunks, device_of, generator, pick_device, predict, progress
 from .search import L2, CrossEntropy, Linf, maximize
 
@@ -249,11 +248,17 @@ def _training(model: nn.Module, seed: int) -> Iterator[None]:
                 module.training = mode
 
 
-def _batches(n: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    "Indices of batches, without end; every epoch in a new order"
+def _batches(n: int, taken: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    "Indices of batches, without end; every epoch in a new order, of which the first `taken` are used"
     while True:
         order = torch.randperm(n, generator=rng)
-        yield from (order[s] for s in chunks(n, size))
+        yield from (order[s] for s in chunks(taken, size))
+
+
+def _whole_batches(model: nn.Module, n: int, size: int) -> int:
+    "How many of `n` images an epoch takes: all, or all but one that would be alone in a batch that is to be normalised"
+    alone = n > size and n % size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    return n - alone
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> float:
@@ -265,7 +270,8 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(),
         held: tuple[Tensor, Tensor] | None = None, stop_at: float | None = None) -> pd.DataFrame:
     """How training went, a row per epoch: `epoch`, `steps` so far, learning `rate`, mean `loss`, and `accuracy` on `held`.
 
-    The model is trained in place, on its own device, and comes back in the mode that it was in.
+    The model is trained in place, on its own device, and comes back in the mode that it was in. One image cannot be normalised over
+    its batch: where the last batch of an epoch would hold a single one, a network with batch normalisation does without it in that epoch.
 
     Parameters
     ----------
@@ -296,11 +302,12 @@ def fit(model: nn.Module, x: Tensor, y: Tensor, loss: Loss = CrossEntropyLoss(),
     if stop_at is not None and (held is None or not 0 < stop_at <= 1):
         raise ValueError(f"stop_at is an accuracy in (0, 1] on held-out images, so it needs `held`; it is {stop_at}")
     optimizer, rng = _optimizer(model, recipe), generator(seed)
-    total, per_epoch = recipe.total_steps(len(x)), math.ceil(len(x) / recipe.batch_size)
+    n = _whole_batches(model, len(x), recipe.batch_size)
+    total, per_epoch = recipe.total_steps(n), math.ceil(n / recipe.batch_size)
     rows: list[dict[str, Any]] = []
     losses: list[float] = []
     with _training(model, seed):
-        batches = itertools.islice(_batches(len(x), recipe.batch_size, rng), total)
+        batches = itertools.islice(_batches(len(x), n, recipe.batch_size, rng), total)
         for step, batch in zip(progress(range(total), "training"), batches, strict=True):
             losses.append(_step(model, optimizer, x[batch], y[batch], loss, recipe, rng, step / total))
             if (step + 1) % per_epoch == 0 or step + 1 == total:
@@ -340,7 +347,7 @@ def trained(name: str | Callable[..., nn.Module], data: Data, loss: Loss = Cross
     data
         whose training part is learned from
     loss
-        a frozen dataclass, so that its settings count in the cache's key; of a function, only the name counts
+        called with `(model, x, y, rng, progress)`; its code, and whatever it reads, counts in the cache's key
     recipe
         how long and by which steps
     seed
@@ -362,11 +369,13 @@ def trained(name: str | Callable[..., nn.Module], data: Data, loss: Loss = Cross
     where = pick_device(device)
     model = build(name, data.shape, data.classes, seed=seed, **settings).to(where).eval()
     held = None if stop_at is None else (data.x_held, data.y_held)
-    early = [] if stop_at is None else [stop_at, held]  # without it, keys are what they were before there was early stopping
-    key = fingerprint(name, model, loss, recipe, seed, data.x_train, data.y_train, __version__, torch.__version__, where.type, *early)
-
     def compute() -> nn.Module:
         fit(model, data.x_train, data.y_train, loss, recipe, seed, held, stop_at)
         return model
 
+    try:
+        key = fingerprint(fit, model, loss, recipe, seed, data.x_train, data.y_train, torch.__version__, where.type, stop_at, held)
+    except Unidentified as e:
+        not_remembered("model", e)
+        return compute()
     return remember("model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path))

@@ -72,9 +72,20 @@ def test_fingerprints_differ_where_anything_differs():
     assert c.fingerprint("a", "b") != c.fingerprint("ab") != c.fingerprint("a|b")
 
 
-def test_a_lambda_has_no_fingerprint():
-    with pytest.raises(TypeError, match="cannot take a fingerprint"):
-        c.fingerprint(lambda x: x)
+def test_a_lambda_counts_by_what_it_does():
+    assert c.fingerprint(lambda x: x) == c.fingerprint(lambda x: x) != c.fingerprint(lambda x: -x)
+
+
+def test_what_has_no_identity_is_named_with_its_place(tmp_path):
+    with open(tmp_path / "log", "w") as log, pytest.raises(c.Unidentified, match=r"cannot take a fingerprint of 0\.file: a _io\.TextIOWrapper has no identity"):
+        c.fingerprint([partial(one, file=log)])
+
+
+def test_a_deep_network_has_a_key():
+    deep = nn.Sequential()
+    for _ in range(300):
+        deep = nn.Sequential(deep)
+    assert c.fingerprint(deep) != c.fingerprint(nn.Sequential(deep))
 
 
 def remember(value, fail=False):
@@ -117,3 +128,29 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("CONFNB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert c.cache_dir() == tmp_path / "confnb"
+
+
+def test_a_file_gets_the_permissions_that_the_user_wants(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with c.write_whole(tmp_path / "private") as f:
+            f.write_text("mine")
+        os.umask(0o022)
+        with c.write_whole(tmp_path / "shared") as f:
+            f.write_text("ours")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / n).stat().st_mode & 0o777 for n in ("private", "shared")] == [0o600, 0o644]
+
+
+@pytest.mark.parametrize("trouble", ["a file is in its place", "a folder is in the file's place", "full"])
+def test_a_cache_that_cannot_be_written_costs_the_memory_not_the_result(tmp_path, monkeypatch, trouble):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
+    if trouble == "a file is in its place":
+        (tmp_path / "cache").write_text("")
+    elif trouble == "full":
+        monkeypatch.setattr(c.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    else:
+        (tmp_path / "cache/note/key.txt").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="not remembered: .* cannot be written"):
+        assert remember("numbers") == ("numbers", 1)

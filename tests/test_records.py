@@ -1,6 +1,8 @@
 import importlib.util
+import logging
 import pickle
 import sys
+import warnings
 from functools import partial
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from confnb.attacks import pgd
 from confnb.cache import fingerprint
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
@@ -22,7 +25,18 @@ from confnb.runtime import generator, predict
 from confnb.search import L2, Found, Linf, maximize
 
 COLUMNS = ["index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes"]
-CALLS = []  # of the attacks below, for counting
+LOG = logging.getLogger("calls of attacks")  # of the attacks below, for counting; a list that they read would be part of their key
+CALLS, SIZES = [], []
+
+
+class Count(logging.Handler):
+    def emit(self, record):
+        CALLS.append(record.msg.split()[0])
+        SIZES.append(record.args[0])
+
+
+LOG.addHandler(Count())
+LOG.propagate = False
 
 
 def images(n=6, side=4, seed=0):
@@ -43,12 +57,12 @@ class Pooled(nn.Module):
 
 
 def shifted(model, x, y):
-    CALLS.append("shifted")
+    LOG.warning("shifted %d", len(x))
     return (x + 0.1).clamp(0, 1)
 
 
 def darkened(model, x, y):
-    CALLS.append("darkened")
+    LOG.warning("darkened %d", len(x))
     return 0.5 * x
 
 
@@ -169,6 +183,7 @@ def test_no_attack_is_called_clean():
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
     CALLS.clear()
+    SIZES.clear()
     return tmp_path / "cache"
 
 
@@ -176,7 +191,7 @@ def test_nothing_is_attacked_twice(cache):
     model, (x, y) = network(), images()
     first = evaluated(model, x, y, {"shifted": shifted}, {"norm": hidden_norm})
     again = evaluated(model, x, y, {"shifted": shifted}, {"norm": hidden_norm})
-    assert CALLS == ["shifted"]
+    assert CALLS == ["shifted"] * 2 and SIZES == [len(x), 2]  # two rows are attacked again
     pd.testing.assert_frame_equal(first, again)
     pd.testing.assert_frame_equal(first, evaluate(model, x, y, {"shifted": shifted}, {"norm": hidden_norm}))
 
@@ -185,7 +200,7 @@ def test_one_more_attack_costs_one_attack(cache):
     model, (x, y) = network(), images()
     evaluated(model, x, y, {"shifted": shifted})
     table = evaluated(model, x, y, {"darkened": darkened, "shifted": shifted})
-    assert CALLS == ["shifted", "darkened"] and table.attack.unique().tolist() == ["clean", "darkened", "shifted"]
+    assert CALLS == ["shifted", "darkened", "shifted"] and SIZES == [len(x), len(x), 2] and table.attack.unique().tolist() == ["clean", "darkened", "shifted"]
 
 
 @pytest.mark.parametrize("other", ["model", "images", "labels", "scores"])
@@ -208,15 +223,49 @@ def test_another_question_is_asked_again(cache, other):
 def test_another_library_is_asked_again(cache, monkeypatch):
     model, (x, y) = network(), images()
     evaluated(model, x, y, {"shifted": shifted})
-    monkeypatch.setattr("confnb.records.LIBRARY", "another")
+    monkeypatch.setattr("confnb.runtime.check_logits", lambda logits: logits)  # another code, deep below `evaluate`
     evaluated(model, x, y, {"shifted": shifted})
-    assert CALLS == ["shifted"] * 2
+    assert SIZES == [len(x)] * 2
 
 
-def test_what_has_no_name_cannot_be_remembered(cache):
-    with pytest.raises(TypeError, match="lambda|local function") as e:
-        evaluated(network(), *images(), {"a": lambda m, x, y: x})
-    assert "partial" in str(e.value) or "module" in str(e.value)
+def test_a_lambda_is_remembered_by_its_code(cache):
+    model, (x, y) = network(), images()
+    for by in 0.1, 0.1, 0.2:
+        table = evaluated(model, x, y, {"a": lambda m, x, y, by=by: shifted(m, (x + by).clamp(0, 1), y)})
+        pd.testing.assert_frame_equal(table, evaluate(model, x, y, {"a": lambda m, x, y, by=by: shifted(m, (x + by).clamp(0, 1), y)}))
+    assert SIZES == [len(x), len(x), 2, len(x), len(x), len(x)]
+
+
+def test_what_has_no_identity_is_computed_and_said(cache, tmp_path):
+    model, (x, y) = network(), images()
+    with open(tmp_path / "log", "w") as log:
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="computed and not remembered: .*log.*TextIOWrapper"):
+                evaluated(model, x, y, {"a": lambda m, x, y: (log.write("a"), shifted(m, x, y))[1]})
+    assert SIZES == [len(x)] * 2
+
+
+def test_checking_what_is_read_costs_little(cache):
+    "The model is asked about eight images, and an attack that takes long is not made again for nothing"
+    model, (x, y) = network(), images()
+    asked = []
+    handle = model.register_forward_pre_hook(lambda m, a: asked.append(len(a[0])))
+    try:
+        evaluated(model, x, y)
+        asked.clear()
+        evaluated(model, x, y)
+    finally:
+        handle.remove()
+    assert sum(asked) <= 8
+
+
+def test_a_seed_for_each_example_is_checked_too(cache):
+    model, (x, y) = network(), images()
+    attacks = {"pgd": partial(pgd, ball=Linf(torch.linspace(0.05, 0.2, len(x))), steps=3, seed=torch.arange(len(x)))}
+    first = evaluated(model, x, y, attacks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pd.testing.assert_frame_equal(first, evaluated(model, x, y, attacks))
 
 
 def test_a_damaged_table_is_made_again(cache):

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -309,7 +310,7 @@ def test_a_cached_model_is_the_freshly_trained_one(cache, data, monkeypatch):
     fresh = train(data, loss=SmoothingPairing())
     by_hand = build("model_a", data.shape, data.classes, filters=3)
     fit(by_hand, data.x_train, data.y_train, SmoothingPairing(), Recipe(epochs=1, batch_size=20))
-    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: pytest.fail("trained again"))
     again = train(data, loss=SmoothingPairing())
     assert same(fresh, again) and same(fresh, by_hand) and not again.training and not fresh.training
     assert all(p.requires_grad for p in again.parameters()) and torch.equal(torch.get_rng_state(), state)
@@ -318,12 +319,19 @@ def test_a_cached_model_is_the_freshly_trained_one(cache, data, monkeypatch):
 
 @pytest.mark.parametrize("change", [
     dict(seed=1), dict(filters=4), dict(recipe=Recipe(epochs=1, batch_size=21)), dict(loss=SmoothingPairing()), dict(loss=SmoothingPairing(pairing=2.)),
-    dict(loss=Adversarial(Linf(.1), 1)), dict(loss=Adversarial(Linf(.2), 1)), dict(loss=Adversarial(L2(.1), 1)), dict(data="other labels"),
+    dict(loss=Adversarial(Linf(.1), 1)), dict(loss=Adversarial(Linf(.2), 1)), dict(loss=Adversarial(L2(.1), 1)), dict(data="one more image"), dict(data="one other label"), dict(code="confnb.training._step"),
 ])
-def test_whatever_determines_a_model_is_in_its_key(cache, data, change):
+def test_whatever_determines_a_model_is_in_its_key(cache, data, change, monkeypatch):
     train(data)
-    if "data" in change:
+    if change.get("data") == "one more image":
         change = dict(data=split(*toy(61, side=9), *toy(12, seed=1, side=9), "toy"))
+    elif "data" in change:
+        labels = data.y_train.clone()
+        labels[3] = (labels[3] + 1) % data.classes
+        change = dict(data=replace(data, y_train=labels))
+    elif "code" in change:
+        plain = training._step
+        monkeypatch.setattr(change.pop("code"), lambda *given: plain(*given))
     train(data, loss=SmoothingPairing(pairing=3.)) if "loss" in change else None
     before = len(list((cache / "model").glob("*.safetensors")))
     train(**{"data": data, **change})
@@ -401,3 +409,17 @@ def test_cuda_training_repeats_to_the_bit_and_moves_no_generator(make):
         fit(models[-1], x, y, Adversarial(Linf(.1), 2), Recipe(epochs=2, batch_size=16))
     assert same(*models) and torch.equal(torch.cuda.get_rng_state(), state)
     assert predict(models[0], x).device.type == "cpu"
+
+
+@pytest.mark.parametrize("n", [9, 8, 1])
+def test_one_image_left_over_is_not_normalised_alone(n):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    x, y = torch.rand(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64)
+    if n == 1:
+        with pytest.raises(ValueError):
+            fit(model, x, y, recipe=Recipe(epochs=2, batch_size=4))
+        return
+    told = fit(model, x, y, recipe=Recipe(epochs=2, batch_size=4))
+    assert told.steps.tolist() == [2, 4]
+    plain = fit(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, y, recipe=Recipe(epochs=2, batch_size=4))
+    assert plain.steps.tolist() == ([3, 6] if n == 9 else [2, 4])
