@@ -517,7 +517,7 @@ MARGIN = HEAD + "def thing(model, x, y, rng, progress):\n    return F.cross_entr
 NETWORK = net("return self.base(x) * 1").replace("thing = Net()", "def thing(shape, classes): return Net()")
 
 
-def training(name, a, b, must=True, role="loss"):
+def lesson(name, a, b, must=True, role="loss"):
     return pytest.param(a, b, must, role, id=name)
 
 
@@ -527,28 +527,28 @@ def differs(make, a, b):
 
 @pytest.mark.parametrize(("a", "b", "must", "role"), [
     # the nine of the notes (A2); the one on the library's own loss is `test_a_result_survives_comments_and_not_an_edit`
-    training("functional dropout", *differs(lambda p: {"p": p}, 0.0, 0.9)),
-    training("scale in forward", *differs(lambda k: {"k": k}, 1.0, 9.0)),
-    training("loss: constant", Code(LOSS.format(".1")), Code(LOSS.format(".4"))),
-    training("loss: another function called", Code(CALLED.replace("1 *", "")), Code(CALLED.replace("1 *", "").replace("cross_entropy", "multi_margin_loss"))),
-    training("loss: another function called by name", Code(MARGIN), Code(MARGIN.replace("cross_entropy", "multi_margin_loss"))),
-    training("loss: changed global", Code(LOSS.format("K")), Code(LOSS.format("K"), after=pairs.put("K", 0.4))),
-    training("loss: call of a dataclass edited", Code(CALLED), Code(CALLED.replace("1 * model", "3 * model"))),
-    training("loss: bound method", *differs(lambda k: {"loss": Weighted(k).loss}, 0.0, 0.4)),
-    training("architecture: forward edited", Code(NETWORK), Code(NETWORK.replace("* 1", "* 3")), role="name"),
+    lesson("functional dropout", *differs(lambda p: {"p": p}, 0.0, 0.9)),
+    lesson("scale in forward", *differs(lambda k: {"k": k}, 1.0, 9.0)),
+    lesson("loss: constant", Code(LOSS.format(".1")), Code(LOSS.format(".4"))),
+    lesson("loss: another function called", Code(CALLED.replace("1 *", "")), Code(CALLED.replace("1 *", "").replace("cross_entropy", "multi_margin_loss"))),
+    lesson("loss: another function called by name", Code(MARGIN), Code(MARGIN.replace("cross_entropy", "multi_margin_loss"))),
+    lesson("loss: changed global", Code(LOSS.format("K")), Code(LOSS.format("K"), after=pairs.put("K", 0.4))),
+    lesson("loss: call of a dataclass edited", Code(CALLED), Code(CALLED.replace("1 * model", "3 * model"))),
+    lesson("loss: bound method", *differs(lambda k: {"loss": Weighted(k).loss}, 0.0, 0.4)),
+    lesson("architecture: forward edited", Code(NETWORK), Code(NETWORK.replace("* 1", "* 3")), role="name"),
     # our own
-    training("loss: constant in a notebook", Code(LOSS.format(".1"), main=True), Code(LOSS.format(".4"), main=True)),
-    training("loss: what it calls", Code(LOSS.format("0.) + far(model(x), y")), Code(LOSS.format("0.) + far(model(x), y").replace("smoothing=.1", "smoothing=.4"))),
-    training("loss: closure", *differs(lambda k: {"loss": closed(k)}, 0.0, 0.4)),
-    training("loss: partial", *differs(lambda k: {"loss": partial(smoothed, k=k)}, 0.0, 0.4)),
-    training("loss: object", *differs(lambda k: {"loss": Weighted(k)}, 0.0, 0.4), must=False),
-    training("loss: lambda", lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(m(x), y)}, lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(3 * m(x), y)}, must=False),
-    training("seed", *differs(lambda s: {"seed": s}, 0, 1)),
-    training("images", *differs(lambda s: {"data": tiny(s)}, 1, 2)),
-    training("labels", lambda: {}, lambda: {"data": replace(tiny(), y_train=tiny().y_train.flip(0))}),
-    training("steps", *differs(lambda n: {"recipe": replace(STEPS, steps=n)}, 1, 2)),
-    training("rate", *differs(lambda r: {"recipe": replace(STEPS, rate=r)}, 0.1, 0.2)),
-    training("when it stops", lambda: {"recipe": replace(STEPS, steps=6), "stop_at": 0.01}, lambda: {"recipe": replace(STEPS, steps=6)}),
+    lesson("loss: constant in a notebook", Code(LOSS.format(".1"), main=True), Code(LOSS.format(".4"), main=True)),
+    lesson("loss: what it calls", Code(LOSS.format("0.) + far(model(x), y")), Code(LOSS.format("0.) + far(model(x), y").replace("smoothing=.1", "smoothing=.4"))),
+    lesson("loss: closure", *differs(lambda k: {"loss": closed(k)}, 0.0, 0.4)),
+    lesson("loss: partial", *differs(lambda k: {"loss": partial(smoothed, k=k)}, 0.0, 0.4)),
+    lesson("loss: object", *differs(lambda k: {"loss": Weighted(k)}, 0.0, 0.4), must=False),
+    lesson("loss: lambda", lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(m(x), y)}, lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(3 * m(x), y)}, must=False),
+    lesson("seed", *differs(lambda s: {"seed": s}, 0, 1)),
+    lesson("images", *differs(lambda s: {"data": tiny(s)}, 1, 2)),
+    lesson("labels", lambda: {}, lambda: {"data": replace(tiny(), y_train=tiny().y_train.flip(0))}),
+    lesson("steps", *differs(lambda n: {"recipe": replace(STEPS, steps=n)}, 1, 2)),
+    lesson("rate", *differs(lambda r: {"recipe": replace(STEPS, rate=r)}, 0.1, 0.2)),
+    lesson("when it stops", lambda: {"recipe": replace(STEPS, steps=6), "stop_at": 0.01}, lambda: {"recipe": replace(STEPS, steps=6)}),
 ])
 def test_a_training_that_differs_is_another_training(a, b, must, role, tmp_path, monkeypatch):
     def asked(maker, place):
