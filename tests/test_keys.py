@@ -142,20 +142,40 @@ CHANGES = [
     ("hook added", flat, lambda m: m.register_forward_hook(pairs.double)),
     ("global", Code(attack("EPS", "EPS = .1")), lambda f: f.__globals__.update(EPS=0.4)),
     ("global of a notebook", Code(attack("EPS", "EPS = .1"), main=True), lambda f: f.__globals__.update(EPS=0.4)),
-    ("global of a helper", Code(attack("help()", "from mine_helper import help"), "K = .1\ndef help():\n    return K\n"), lambda f: setattr(sys.modules["mine_helper"], "K", 0.4)),
+    (
+        "global of a helper",
+        Code(attack("help()", "from mine_helper import help"), "K = .1\ndef help():\n    return K\n"),
+        lambda f: setattr(sys.modules["mine_helper"], "K", 0.4),
+    ),
     ("global list in place", Code(attack("EPS[0]", "EPS = [.1]")), lambda f: f.__globals__["EPS"].append(0.4)),
-    ("function of a notebook defined again", Code(attack("help()", "def help(): return .1"), main=True), lambda f: exec("def help(): return .4", f.__globals__)),
-    ("method of a class exchanged", Code(net("return self.base(x)")), lambda m: setattr(type(m), "forward", lambda self, x: self.base(x) * 3)),
+    (
+        "function of a notebook defined again",
+        Code(attack("help()", "def help(): return .1"), main=True),
+        lambda f: exec("def help(): return .4", f.__globals__),
+    ),
+    (
+        "method of a class exchanged",
+        Code(net("return self.base(x)")),
+        lambda m: setattr(type(m), "forward", lambda self, x: self.base(x) * 3),
+    ),
     ("default", lambda: pairs.with_default(0.1), setting("__defaults__", (0.4,))),
     ("default of a keyword", lambda: pairs.with_keyword(0.1), setting("__kwdefaults__", {"eps": 0.4})),
-    ("code of a function", Code(attack(".1")), lambda f: setattr(f, "__code__", f.__code__.replace(co_consts=tuple(0.4 if c == 0.1 else c for c in f.__code__.co_consts)))),
+    (
+        "code of a function",
+        Code(attack(".1")),
+        lambda f: setattr(f, "__code__", f.__code__.replace(co_consts=tuple(0.4 if c == 0.1 else c for c in f.__code__.co_consts))),
+    ),
     ("keyword of a partial", lambda: partial(pairs.move, eps=0.1), lambda p: p.keywords.update(eps=0.4)),
     ("object of a bound method", lambda: Mover(0.1).run, lambda f: setattr(f.__self__, "eps", 0.4)),
     ("list that a closure holds", lambda: pairs._closing_list([0.1]), lambda f: f.__closure__[0].cell_contents.append(0.3)),
     ("what a closure holds", _nonlocal, lambda f: attack_and_change[-1](0.4)),
     ("forward of the instance", flat, lambda m: setattr(m, "forward", lambda x: x.flatten(1)[:, :3])),
     ("attribute of a function", lambda: pairs.with_attribute(0.1), setting("eps", 0.4)),
-    ("a model that becomes another class", flat, lambda m: setattr(m[1], "__class__", type("Linear", (nn.Linear,), {"forward": lambda self, x: x}))),
+    (
+        "a model that becomes another class",
+        flat,
+        lambda m: setattr(m[1], "__class__", type("Linear", (nn.Linear,), {"forward": lambda self, x: x})),
+    ),
 ]
 
 
@@ -217,7 +237,9 @@ def _recursive(k):
     return attack
 
 
-@pytest.mark.parametrize("make", [lambda k: [k, _loop()], _parent, _recursive, lambda k: Mover(_parent(k))], ids=["list", "model", "function", "object"])
+@pytest.mark.parametrize(
+    "make", [lambda k: [k, _loop()], _parent, _recursive, lambda k: Mover(_parent(k))], ids=["list", "model", "function", "object"]
+)
 def test_a_thing_that_holds_itself_has_a_key_or_none(make):
     assert key(make(1.0)) == key(make(1.0))
     assert key(make(1.0)) is None or key(make(1.0)) != key(make(2.0))
@@ -270,7 +292,11 @@ def built(tree):
     if kind in INNER:
         parts = {k: built(v) for k, v in value.items()} if kind == "dict" else [built(v) for v in value]
         make = {"list": list, "tuple": tuple, "dict": lambda p: dict(reversed(p.items())), "dataclass": lambda p: Both(*p)}
-        make |= {"partial": lambda p: partial(no_function, *p, **dict(zip("ab", p, strict=False))), "closure": lambda p: closing(p[0]), "object": lambda p: Mover(p[0]).run}
+        make |= {
+            "partial": lambda p: partial(no_function, *p, **dict(zip("ab", p, strict=False))),
+            "closure": lambda p: closing(p[0]),
+            "object": lambda p: Mover(p[0]).run,
+        }
         return make[kind](parts)
     if kind == "tensor":
         return torch.tensor(value[1]).to(value[0])
@@ -320,13 +346,17 @@ def test_structures_with_another_leaf_share_none(data, tree):
     assert key(built(tree)) != key(built(swapped(tree, way, leaf)))
 
 
-@given(dtype=st.sampled_from([t for t in TYPES if t.is_floating_point]), place=st.integers(0, 15), up=st.booleans(), persistent=st.booleans())
+@given(
+    dtype=st.sampled_from([t for t in TYPES if t.is_floating_point]), place=st.integers(0, 15), up=st.booleans(), persistent=st.booleans()
+)
 @settings(max_examples=40)
 def test_one_bit_of_one_value_of_a_model_counts(dtype, place, up, persistent):
     model = flat().to(dtype)
     model.register_buffer("more", torch.ones(16, dtype=dtype), persistent=persistent)
     first = key(model)
-    model.more[place] = torch.nextafter(model.more[place], torch.tensor(2.0 if up else 0.0, dtype=dtype)) if dtype != torch.float16 else 1 + 2.0**-10
+    model.more[place] = (
+        torch.nextafter(model.more[place], torch.tensor(2.0 if up else 0.0, dtype=dtype)) if dtype != torch.float16 else 1 + 2.0**-10
+    )
     assert first and first != key(model)
 
 
@@ -397,7 +427,10 @@ def _other_comments(package):
 
 
 def _other_library(package):
-    for name, old, new in ("training", "pairing * F.mse_loss", "3 * pairing * F.mse_loss"), ("search", "(2 * uniform(seeds, x) - 1)", "(1.5 * uniform(seeds, x) - 1)"):
+    for name, old, new in (
+        ("training", "pairing * F.mse_loss", "3 * pairing * F.mse_loss"),
+        ("search", "(2 * uniform(seeds, x) - 1)", "(1.5 * uniform(seeds, x) - 1)"),
+    ):
         path = package / f"{name}.py"
         text = path.read_text()
         assert old in text, f"{name}.py has no {old!r} any more: choose another edit"
@@ -409,7 +442,14 @@ def _process(home, name, seed):
     environment = {**os.environ, "PYTHONHASHSEED": str(seed), "CONFNB_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     library = where if (where / "confnb").exists() else Path(confnb.__file__).parent.parent
     environment["PYTHONPATH"] = str(library)
-    return subprocess.Popen([sys.executable, "script.py", str(home / f"{name}-afresh")], cwd=where, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "script.py", str(home / f"{name}-afresh")],
+        cwd=where,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _said(process):
@@ -430,7 +470,11 @@ def processes(tmp_path_factory):
     return types.SimpleNamespace(first=first, comments=_said(others[0]), edited=_said(others[1]))
 
 
-THINGS = [line.split('"')[1] for line in (HERE / "script.py").read_text().splitlines() if line.startswith(('    "script: ', '    "module: ', '    "plain: ', '    "loose: '))]
+THINGS = [
+    line.split('"')[1]
+    for line in (HERE / "script.py").read_text().splitlines()
+    if line.startswith(('    "script: ', '    "module: ', '    "plain: ', '    "loose: '))
+]
 TABLES = ["evaluated: own attack", "evaluated: attack of the library", "trained: own loss", "trained: loss of the library"]
 
 
@@ -511,8 +555,14 @@ def closed(k):
     return loss
 
 
-LOSS = HEAD + "K = 0.\ndef far(a, b):\n    return F.cross_entropy(a, b, label_smoothing=.1)\ndef thing(model, x, y, rng, progress):\n    return F.cross_entropy(model(x), y, label_smoothing={})\n"
-CALLED = HEAD + "@dataclass(frozen=True)\nclass Own:\n    k: float = 1.\n    def __call__(self, model, x, y, rng, progress):\n        return F.cross_entropy(1 * model(x), y)\nthing = Own()\n"
+LOSS = (
+    HEAD
+    + "K = 0.\ndef far(a, b):\n    return F.cross_entropy(a, b, label_smoothing=.1)\ndef thing(model, x, y, rng, progress):\n    return F.cross_entropy(model(x), y, label_smoothing={})\n"
+)
+CALLED = (
+    HEAD
+    + "@dataclass(frozen=True)\nclass Own:\n    k: float = 1.\n    def __call__(self, model, x, y, rng, progress):\n        return F.cross_entropy(1 * model(x), y)\nthing = Own()\n"
+)
 MARGIN = HEAD + "def thing(model, x, y, rng, progress):\n    return F.cross_entropy(model(x), y)\n"
 NETWORK = net("return self.base(x) * 1").replace("thing = Net()", "def thing(shape, classes): return Net()")
 
@@ -525,31 +575,47 @@ def differs(make, a, b):
     return partial(make, a), partial(make, b)
 
 
-@pytest.mark.parametrize(("a", "b", "must", "role"), [
-    # the nine of the notes (A2); the one on the library's own loss is `test_a_result_survives_comments_and_not_an_edit`
-    lesson("functional dropout", *differs(lambda p: {"p": p}, 0.0, 0.9)),
-    lesson("scale in forward", *differs(lambda k: {"k": k}, 1.0, 9.0)),
-    lesson("loss: constant", Code(LOSS.format(".1")), Code(LOSS.format(".4"))),
-    lesson("loss: another function called", Code(CALLED.replace("1 *", "")), Code(CALLED.replace("1 *", "").replace("cross_entropy", "multi_margin_loss"))),
-    lesson("loss: another function called by name", Code(MARGIN), Code(MARGIN.replace("cross_entropy", "multi_margin_loss"))),
-    lesson("loss: changed global", Code(LOSS.format("K")), Code(LOSS.format("K"), after=pairs.put("K", 0.4))),
-    lesson("loss: call of a dataclass edited", Code(CALLED), Code(CALLED.replace("1 * model", "3 * model"))),
-    lesson("loss: bound method", *differs(lambda k: {"loss": Weighted(k).loss}, 0.0, 0.4)),
-    lesson("architecture: forward edited", Code(NETWORK), Code(NETWORK.replace("* 1", "* 3")), role="name"),
-    # our own
-    lesson("loss: constant in a notebook", Code(LOSS.format(".1"), main=True), Code(LOSS.format(".4"), main=True)),
-    lesson("loss: what it calls", Code(LOSS.format("0.) + far(model(x), y")), Code(LOSS.format("0.) + far(model(x), y").replace("smoothing=.1", "smoothing=.4"))),
-    lesson("loss: closure", *differs(lambda k: {"loss": closed(k)}, 0.0, 0.4)),
-    lesson("loss: partial", *differs(lambda k: {"loss": partial(smoothed, k=k)}, 0.0, 0.4)),
-    lesson("loss: object", *differs(lambda k: {"loss": Weighted(k)}, 0.0, 0.4), must=False),
-    lesson("loss: lambda", lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(m(x), y)}, lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(3 * m(x), y)}, must=False),
-    lesson("seed", *differs(lambda s: {"seed": s}, 0, 1)),
-    lesson("images", *differs(lambda s: {"data": tiny(s)}, 1, 2)),
-    lesson("labels", lambda: {}, lambda: {"data": replace(tiny(), y_train=tiny().y_train.flip(0))}),
-    lesson("steps", *differs(lambda n: {"recipe": replace(STEPS, steps=n)}, 1, 2)),
-    lesson("rate", *differs(lambda r: {"recipe": replace(STEPS, rate=r)}, 0.1, 0.2)),
-    lesson("when it stops", lambda: {"recipe": replace(STEPS, steps=6), "stop_at": 0.01}, lambda: {"recipe": replace(STEPS, steps=6)}),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "must", "role"),
+    [
+        # the nine of the notes (A2); the one on the library's own loss is `test_a_result_survives_comments_and_not_an_edit`
+        lesson("functional dropout", *differs(lambda p: {"p": p}, 0.0, 0.9)),
+        lesson("scale in forward", *differs(lambda k: {"k": k}, 1.0, 9.0)),
+        lesson("loss: constant", Code(LOSS.format(".1")), Code(LOSS.format(".4"))),
+        lesson(
+            "loss: another function called",
+            Code(CALLED.replace("1 *", "")),
+            Code(CALLED.replace("1 *", "").replace("cross_entropy", "multi_margin_loss")),
+        ),
+        lesson("loss: another function called by name", Code(MARGIN), Code(MARGIN.replace("cross_entropy", "multi_margin_loss"))),
+        lesson("loss: changed global", Code(LOSS.format("K")), Code(LOSS.format("K"), after=pairs.put("K", 0.4))),
+        lesson("loss: call of a dataclass edited", Code(CALLED), Code(CALLED.replace("1 * model", "3 * model"))),
+        lesson("loss: bound method", *differs(lambda k: {"loss": Weighted(k).loss}, 0.0, 0.4)),
+        lesson("architecture: forward edited", Code(NETWORK), Code(NETWORK.replace("* 1", "* 3")), role="name"),
+        # our own
+        lesson("loss: constant in a notebook", Code(LOSS.format(".1"), main=True), Code(LOSS.format(".4"), main=True)),
+        lesson(
+            "loss: what it calls",
+            Code(LOSS.format("0.) + far(model(x), y")),
+            Code(LOSS.format("0.) + far(model(x), y").replace("smoothing=.1", "smoothing=.4")),
+        ),
+        lesson("loss: closure", *differs(lambda k: {"loss": closed(k)}, 0.0, 0.4)),
+        lesson("loss: partial", *differs(lambda k: {"loss": partial(smoothed, k=k)}, 0.0, 0.4)),
+        lesson("loss: object", *differs(lambda k: {"loss": Weighted(k)}, 0.0, 0.4), must=False),
+        lesson(
+            "loss: lambda",
+            lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(m(x), y)},
+            lambda: {"loss": lambda m, x, y, rng, p: F.cross_entropy(3 * m(x), y)},
+            must=False,
+        ),
+        lesson("seed", *differs(lambda s: {"seed": s}, 0, 1)),
+        lesson("images", *differs(lambda s: {"data": tiny(s)}, 1, 2)),
+        lesson("labels", lambda: {}, lambda: {"data": replace(tiny(), y_train=tiny().y_train.flip(0))}),
+        lesson("steps", *differs(lambda n: {"recipe": replace(STEPS, steps=n)}, 1, 2)),
+        lesson("rate", *differs(lambda r: {"recipe": replace(STEPS, rate=r)}, 0.1, 0.2)),
+        lesson("when it stops", lambda: {"recipe": replace(STEPS, steps=6), "stop_at": 0.01}, lambda: {"recipe": replace(STEPS, steps=6)}),
+    ],
+)
 def test_a_training_that_differs_is_another_training(a, b, must, role, tmp_path, monkeypatch):
     def asked(maker, place):
         monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / place))
@@ -579,8 +645,11 @@ def told_closure(k):
     return lambda *args: k * told(*args)
 
 
-@pytest.mark.parametrize("loss", [lambda: told, Told, lambda: partial(told), lambda: told_closure(1.0), lambda: Told().__call__],
-                         ids=["function", "dataclass", "partial", "closure", "bound method"])
+@pytest.mark.parametrize(
+    "loss",
+    [lambda: told, Told, lambda: partial(told), lambda: told_closure(1.0), lambda: Told().__call__],
+    ids=["function", "dataclass", "partial", "closure", "bound method"],
+)
 def test_a_training_is_remembered(loss, caplog):
     first = weights(loss=loss())
     asked = len(caplog.records)
@@ -666,8 +735,15 @@ def test_a_training_without_a_key_is_made_and_said_not_to_be_remembered(cache):
     assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), weights(loss=smoothed))
 
 
-ORDINARY = {"function": lambda: logged, "partial": lambda: partial(logged), "lambda": lambda: lambda m, x, y: logged(m, x, y), "closure": lambda: told_attack(logged),
-            "bound method": lambda: Telling(0.1).run, "object": lambda: Telling(0.1), "dataclass": lambda: TellingDataclass(0.1)}
+ORDINARY = {
+    "function": lambda: logged,
+    "partial": lambda: partial(logged),
+    "lambda": lambda: lambda m, x, y: logged(m, x, y),
+    "closure": lambda: told_attack(logged),
+    "bound method": lambda: Telling(0.1).run,
+    "object": lambda: Telling(0.1),
+    "dataclass": lambda: TellingDataclass(0.1),
+}
 
 
 class Telling:
@@ -710,7 +786,9 @@ def test_tables_of_few_images_are_remembered(n, caplog):
     assert count(caplog) <= 2
 
 
-@pytest.mark.parametrize("settings", [{"seed": 3}, {"seed": torch.arange(12)}, {"ball": Linf(torch.linspace(0.1, 0.3, 12))}, {"restarts": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"seed": 3}, {"seed": torch.arange(12)}, {"ball": Linf(torch.linspace(0.1, 0.3, 12))}, {"restarts": 2}], ids=str
+)
 def test_an_attack_that_draws_passes_the_spot_check(settings, recwarn):
     attacks = {"a": partial(pgd, **{"ball": Linf(0.2), "steps": 2, **settings})}
     first = silently(flat(), *images(12), attacks)

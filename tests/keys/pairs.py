@@ -91,13 +91,32 @@ def two(name: str, make: Callable[[Any], Any], a: Any, b: Any, kind: str = "mode
     return Pair(name, partial(make, a), partial(make, b), kind, must, shows)
 
 
-def edited(name: str, text: str, old: str, new: str, kind: str = "model", must: bool = False, shows: bool = True, helper: str = "", main: bool = False) -> Pair:
+def edited(
+    name: str,
+    text: str,
+    old: str,
+    new: str,
+    kind: str = "model",
+    must: bool = False,
+    shows: bool = True,
+    helper: str = "",
+    main: bool = False,
+) -> Pair:
     "A pair of files, the second with one edit, in `mine.py` or in its helper"
     assert (text + helper).count(old) == 1, name
     return Pair(name, Code(text, helper, main), Code(text.replace(old, new), helper.replace(old, new), main), kind, must, shows)
 
 
-def later(name: str, text: str, change: Callable[[Any], None], kind: str = "model", must: bool = False, shows: bool = True, helper: str = "", main: bool = False) -> Pair:
+def later(
+    name: str,
+    text: str,
+    change: Callable[[Any], None],
+    kind: str = "model",
+    must: bool = False,
+    shows: bool = True,
+    helper: str = "",
+    main: bool = False,
+) -> Pair:
     "A pair of the same file, the second after something was set at run time"
     return Pair(name, Code(text, helper, main), Code(text, helper, main, change), kind, must, shows)
 
@@ -299,7 +318,7 @@ def vision(name, *settings):
 
 def normalized(eps):
     model = around(nn.BatchNorm2d(1, eps=eps))
-    model[0].running_var.fill_(.01)
+    model[0].running_var.fill_(0.01)
     return model
 
 
@@ -310,7 +329,9 @@ def instance(name, **settings):
 # code in files of its own
 
 HEAD = "import functools\nimport torch\nimport torch.nn.functional as F\nfrom dataclasses import dataclass, InitVar\nfrom torch import nn\n"
-NET = HEAD + """
+NET = (
+    HEAD
+    + """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -322,11 +343,15 @@ class Net(nn.Module):
         {}
 thing = Net()
 """
-ATTACK = HEAD + """
+)
+ATTACK = (
+    HEAD
+    + """
 {}
 def thing(model, x, y):
     return (x + {}).clamp(0, 1)
 """
+)
 
 
 def net(line: str, before: str = "", after: str = "") -> str:
@@ -411,11 +436,11 @@ class Triple(NamedTuple):
 
 
 class Mode(enum.Enum):
-    LOW = .1
-    HIGH = .4
+    LOW = 0.1
+    HIGH = 0.4
 
 
-def move(model, x, y, eps=.1):
+def move(model, x, y, eps=0.1):
     return (x + eps).clamp(0, 1)
 
 
@@ -498,10 +523,11 @@ def of_type(dtype):
 
 def nudged(dtype, rounded=False):
     "One weight moved by one step of its type"
+
     def make(by):
         model = flat().to(dtype)
         with torch.no_grad():
-            model[1].weight[0, 0] = .5 + by * torch.finfo(dtype).eps
+            model[1].weight[0, 0] = 0.5 + by * torch.finfo(dtype).eps
         return model
 
     return make
@@ -557,7 +583,7 @@ class Ordered(nn.Module):
     def __init__(self, names):
         super().__init__()
         self.base = flat()
-        self.stages = {name: {"half": partial(torch.mul, other=.5), "up": partial(torch.add, other=1)}[name] for name in names}
+        self.stages = {name: {"half": partial(torch.mul, other=0.5), "up": partial(torch.add, other=1)}[name] for name in names}
 
     def forward(self, x):
         x = self.base(x)
@@ -589,19 +615,19 @@ def dropping(p):
 
 
 class Multiplied(Leaky):
-    k = 1.
+    k = 1.0
 
     def forward(self, x):
         return self.base(x) * self.k
 
 
 def with_class_attribute(k):
-    return type("Multiplied", (Multiplied,), {"k": k, "__module__": __name__})(1.)
+    return type("Multiplied", (Multiplied,), {"k": k, "__module__": __name__})(1.0)
 
 
 def by_forward(function):
     "Classes of one name whose `forward` is a given function"
-    return type("Given", (Leaky,), {"forward": function, "__module__": __name__})(1.)
+    return type("Given", (Leaky,), {"forward": function, "__module__": __name__})(1.0)
 
 
 class First:
@@ -615,21 +641,21 @@ class Second:
 
 
 def mixed(order):
-    return type("Mixed", (*order, Leaky), {"__module__": __name__})(1.)
+    return type("Mixed", (*order, Leaky), {"__module__": __name__})(1.0)
 
 
 # the sixty of the notes (reliability.md, A1)
 
 NOTED = [
-    two("slope of F.leaky_relu", Leaky, .1, .5),
-    two("temperature", Tempered, 1., 30., must=True),
-    two("buffer that is not saved", Unsaved, 1., 30., must=True),
-    two("tensor as a plain attribute", lambda t: Tempered(torch.tensor(t)), 1., 30., must=True),
-    Pair("lambda as an attribute", lambda: Prepared(lambda x: x + .1), lambda: Prepared(lambda x: x + .3), must=True),
-    two("partial as an attribute", lambda by: Prepared(partial(add, by=by)), .1, .3, must=True),
+    two("slope of F.leaky_relu", Leaky, 0.1, 0.5),
+    two("temperature", Tempered, 1.0, 30.0, must=True),
+    two("buffer that is not saved", Unsaved, 1.0, 30.0, must=True),
+    two("tensor as a plain attribute", lambda t: Tempered(torch.tensor(t)), 1.0, 30.0, must=True),
+    Pair("lambda as an attribute", lambda: Prepared(lambda x: x + 0.1), lambda: Prepared(lambda x: x + 0.3), must=True),
+    two("partial as an attribute", lambda by: Prepared(partial(add, by=by)), 0.1, 0.3, must=True),
     two("ensemble in a plain list", lambda s: Ensemble(*s), (1, 2), (1, 3), must=True),
-    two("forward hook", hooked, 2., 3., must=True),
-    two("forward of the instance", replaced, 2., 3.),
+    two("forward hook", hooked, 2.0, 3.0, must=True),
+    two("forward of the instance", replaced, 2.0, 3.0),
     two("TransformerEncoderLayer: nhead", lambda n: encoder(nhead=n), 1, 4),
     two("TransformerEncoderLayer: norm_first", lambda n: encoder(norm_first=n), False, True),
     two("TransformerEncoderLayer: activation", lambda a: encoder(activation=a), "relu", "gelu"),
@@ -639,51 +665,71 @@ NOTED = [
     two("AvgPool2d: count_include_pad", lambda c: flexible(nn.AvgPool2d(3, 1, 1, count_include_pad=c)), False, True),
     two("AvgPool2d: divisor_override", lambda d: flexible(nn.AvgPool2d(3, 1, 1, divisor_override=d)), None, 5),
     two("RNN: nonlinearity", recurrent, "tanh", "relu"),
-    two("torch.jit.script", lambda t: scripted(t, "script"), 1., 30.),
-    two("torch.jit.trace", lambda t: scripted(t, "trace"), 1., 30.),
-    two("parametrization", parametrized, 1., 3.),
+    two("torch.jit.script", lambda t: scripted(t, "script"), 1.0, 30.0),
+    two("torch.jit.trace", lambda t: scripted(t, "trace"), 1.0, 30.0),
+    two("parametrization", parametrized, 1.0, 3.0),
     two("class made by exec", from_text, 1, 3),
     Pair("class of a process without a file", Code(net("return self.base(x)"), main=True), Code(net("return self.base(x) * 3"), main=True)),
-    Pair("Shell with a lambda", lambda: Shell(flat(), lambda m, x: (x + .1).clamp(0, 1)), lambda: Shell(flat(), lambda m, x: (x + .4).clamp(0, 1))),
+    Pair(
+        "Shell with a lambda",
+        lambda: Shell(flat(), lambda m, x: (x + 0.1).clamp(0, 1)),
+        lambda: Shell(flat(), lambda m, x: (x + 0.4).clamp(0, 1)),
+    ),
     later("constant of the model's module", net("return self.base(x) * K", "K = 1\n"), put("K", 3), must=True),
-    later("constant of the attack's module", attack("EPS", "EPS = .05"), put("EPS", .4), "attack", must=True),
-    edited("helper of the model edited", net("return help(self.base(x))", "from mine_helper import help\n"), "x * 1", "x * 3", helper="def help(x):\n    return x * 1\n",
-           must=True),
-    edited("helper of the attack edited", attack("help()", "from mine_helper import help"), ".05", ".4", "attack", helper="def help():\n    return .05\n", must=True),
+    later("constant of the attack's module", attack("EPS", "EPS = .05"), put("EPS", 0.4), "attack", must=True),
+    edited(
+        "helper of the model edited",
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        "x * 1",
+        "x * 3",
+        helper="def help(x):\n    return x * 1\n",
+        must=True,
+    ),
+    edited(
+        "helper of the attack edited",
+        attack("help()", "from mine_helper import help"),
+        ".05",
+        ".4",
+        "attack",
+        helper="def help():\n    return .05\n",
+        must=True,
+    ),
     edited("notebook: EPS", attack("EPS", "EPS = .05"), "= .05", "= .4", "attack", main=True, must=True),
-    later("notebook: EPS in another cell", attack("EPS", "EPS = .05"), put("EPS", .4), "attack", main=True, must=True),
+    later("notebook: EPS in another cell", attack("EPS", "EPS = .05"), put("EPS", 0.4), "attack", main=True, must=True),
     edited("notebook: what it calls", attack("far()", "def far():\n    return .05"), ".05", ".4", "attack", main=True, must=True),
     edited("script: constant beside the class", net("return self.base(x) * K", "K = 1\n"), "K = 1", "K = 3", main=True),
-    edited("script: helper beside the class", net("return help(self.base(x))", "def help(x):\n    return x * 1\n"), "x * 1", "x * 3", main=True),
-    two("bound method as an attack", lambda e: Mover(e).run, .1, .4, "attack", must=True),
-    two("bound method as a score", lambda e: Mover(e).score, .1, .4, "score", must=True),
-    two("functools.wraps", wrapped, .1, .4, "attack"),
-    two("functools.update_wrapper", updated, .1, .4, "attack"),
-    two("dataclass with an InitVar", Hidden, .1, .4, "attack"),
+    edited(
+        "script: helper beside the class", net("return help(self.base(x))", "def help(x):\n    return x * 1\n"), "x * 1", "x * 3", main=True
+    ),
+    two("bound method as an attack", lambda e: Mover(e).run, 0.1, 0.4, "attack", must=True),
+    two("bound method as a score", lambda e: Mover(e).score, 0.1, 0.4, "score", must=True),
+    two("functools.wraps", wrapped, 0.1, 0.4, "attack"),
+    two("functools.update_wrapper", updated, 0.1, 0.4, "attack"),
+    two("dataclass with an InitVar", Hidden, 0.1, 0.4, "attack"),
     edited("constants of the bytecode", attack("torch.full_like(x, .05)"), ".05", ".4", "attack", main=True),
     edited("names of the bytecode", attack("F.relu(x - .5)"), "relu", "tanh", "attack", main=True),
     two("BatchNorm: eps", normalized, 1e-5, 1e-1, must=True),
-    two("LeakyReLU: slope", lambda s: around(nn.Flatten(), Strange(-1.), nn.LeakyReLU(s)), .1, .5, must=True),
-    two("Hardtanh: range", lambda v: instance("Hardtanh", min_val=0., max_val=v), .3, .6, must=True),
+    two("LeakyReLU: slope", lambda s: around(nn.Flatten(), Strange(-1.0), nn.LeakyReLU(s)), 0.1, 0.5, must=True),
+    two("Hardtanh: range", lambda v: instance("Hardtanh", min_val=0.0, max_val=v), 0.3, 0.6, must=True),
     two("GroupNorm: groups", lambda g: around(nn.PixelUnshuffle(2), nn.GroupNorm(g, 4)), 1, 2, must=True),
     two("PixelUnshuffle: factor", lambda f: around(nn.PixelUnshuffle(f)), 2, 4),
     two("Conv2d: padding_mode", lambda m: around(_conv(m)), "zeros", "circular", must=True),
     two("GELU: approximate", lambda a: instance("GELU", approximate=a), "none", "tanh"),
-    two("RReLU: bounds", lambda u: around(Strange(-1.), nn.RReLU(.1, u)), .3, .6),
+    two("RReLU: bounds", lambda u: around(Strange(-1.0), nn.RReLU(0.1, u)), 0.3, 0.6),
     two("LPPool2d: norm", lambda p: around(nn.LPPool2d(p, 2), inside=4), 1, 3),
-    two("LocalResponseNorm: k", lambda k: instance("LocalResponseNorm", size=2, k=k), 1., 2.),
+    two("LocalResponseNorm: k", lambda k: instance("LocalResponseNorm", size=2, k=k), 1.0, 2.0),
     two("Softmax: dim", lambda d: instance("Softmax", dim=d), 2, 3),
-    two("Threshold: value", lambda v: instance("Threshold", threshold=.5, value=v), 0., 1.),
-    two("torchvision Normalize", lambda m: vision("Normalize", [m], [.5]), .1, .5),
-    two("torchvision GaussianBlur", lambda s: vision("GaussianBlur", 3, s), .5, 1.5, shows=False),
-    two("Normalize: mean", lambda m: around(Normalize(m, .5)), .1, .5, must=True),
-    two("Normalize: std", lambda s: around(Normalize(.5, s)), .5, .25, must=True),
+    two("Threshold: value", lambda v: instance("Threshold", threshold=0.5, value=v), 0.0, 1.0),
+    two("torchvision Normalize", lambda m: vision("Normalize", [m], [0.5]), 0.1, 0.5),
+    two("torchvision GaussianBlur", lambda s: vision("GaussianBlur", 3, s), 0.5, 1.5, shows=False),
+    two("Normalize: mean", lambda m: around(Normalize(m, 0.5)), 0.1, 0.5, must=True),
+    two("Normalize: std", lambda s: around(Normalize(0.5, s)), 0.5, 0.25, must=True),
     two("QuantLinear: bits", lambda w: _quantized(w), 2, 8, must=True),
-    two("Shell with a partial", lambda xi: Shell(flat(), partial(mcn, xi=xi, steps=1)), .05, .3, must=True),
-    two("torch.fx", traced_by_fx, 1., 30.),
-    two("partial with a number", lambda e: partial(move, eps=e), .1, .4, "attack", must=True),
-    two("partial with a tensor", lambda e: partial(move, eps=small_tensor(e)), .1, .4, "attack", must=True),
-    Pair("lambda as an attack", lambda: lambda m, x, y: (x + .1).clamp(0, 1), lambda: lambda m, x, y: (x + .4).clamp(0, 1), "attack"),
+    two("Shell with a partial", lambda xi: Shell(flat(), partial(mcn, xi=xi, steps=1)), 0.05, 0.3, must=True),
+    two("torch.fx", traced_by_fx, 1.0, 30.0),
+    two("partial with a number", lambda e: partial(move, eps=e), 0.1, 0.4, "attack", must=True),
+    two("partial with a tensor", lambda e: partial(move, eps=small_tensor(e)), 0.1, 0.4, "attack", must=True),
+    Pair("lambda as an attack", lambda: lambda m, x, y: (x + 0.1).clamp(0, 1), lambda: lambda m, x, y: (x + 0.4).clamp(0, 1), "attack"),
 ]
 
 
@@ -703,19 +749,19 @@ summed = partial(Reading, sum)
 
 
 ATTRIBUTES = [
-    two("attribute of an attribute", lambda t: Reading(lambda h: h.deep.t, Plain(deep=Plain(t=t))), 1., 3.),
-    two("namespace as an attribute", lambda t: Reading(lambda h: h.t, types.SimpleNamespace(t=t)), 1., 3.),
-    two("value in a dict", lambda t: Reading(lambda h: h["a"]["t"], {"a": {"t": t}}), 1., 3., must=True),
-    two("key in a dict", lambda k: Reading(lambda h: float("t" in h), {k: 1.}), "t", "u", must=True),
-    two("list of tensors", lambda t: summed([torch.ones(()), torch.tensor(t)]), 1., 3., must=True),
-    two("tuple of numbers", lambda t: summed((1., t)), 1., 3., must=True),
-    two("set of numbers", lambda t: summed({1., t}), 2., 3.),
-    two("NumPy array", lambda t: summed(np.array([1., t])), 1., 3., must=True),
-    two("NumPy scalar", lambda t: Tempered(np.float32(t)), 1., 3., must=True),
+    two("attribute of an attribute", lambda t: Reading(lambda h: h.deep.t, Plain(deep=Plain(t=t))), 1.0, 3.0),
+    two("namespace as an attribute", lambda t: Reading(lambda h: h.t, types.SimpleNamespace(t=t)), 1.0, 3.0),
+    two("value in a dict", lambda t: Reading(lambda h: h["a"]["t"], {"a": {"t": t}}), 1.0, 3.0, must=True),
+    two("key in a dict", lambda k: Reading(lambda h: float("t" in h), {k: 1.0}), "t", "u", must=True),
+    two("list of tensors", lambda t: summed([torch.ones(()), torch.tensor(t)]), 1.0, 3.0, must=True),
+    two("tuple of numbers", lambda t: summed((1.0, t)), 1.0, 3.0, must=True),
+    two("set of numbers", lambda t: summed({1.0, t}), 2.0, 3.0),
+    two("NumPy array", lambda t: summed(np.array([1.0, t])), 1.0, 3.0, must=True),
+    two("NumPy scalar", lambda t: Tempered(np.float32(t)), 1.0, 3.0, must=True),
     two("NumPy integer", lambda t: Tempered(np.int64(t)), 1, 3, must=True),
-    two("number in a NumPy array of objects", lambda t: Reading(lambda h: h[0][0], _objects(t)), 1., 3.),
-    two("private attribute", lambda t: _Private(t), 1., 3., must=True),
-    two("whole number or fraction", lambda t: Reading(lambda h: isinstance(h, int), t), 1, 1., must=True),
+    two("number in a NumPy array of objects", lambda t: Reading(lambda h: h[0][0], _objects(t)), 1.0, 3.0),
+    two("private attribute", lambda t: _Private(t), 1.0, 3.0, must=True),
+    two("whole number or fraction", lambda t: Reading(lambda h: isinstance(h, int), t), 1, 1.0, must=True),
     two("True or 1", lambda t: Reading(lambda h: isinstance(h, bool), t), True, 1, must=True),
     two("None or 0", lambda t: Reading(lambda h: h is None, t), None, 0, must=True),
     two("word", lambda t: Reading(lambda h: len(h), t), "mean", "median", must=True),
@@ -724,38 +770,40 @@ ATTRIBUTES = [
     two("slice", Cut, slice(0, 8), slice(8, 16)),
     two("step of a slice", Cut, slice(0, 16, 2), slice(1, 16, 2)),
     two("range", lambda t: summed(range(t)), 2, 3),
-    two("named tuple", lambda t: Reading(lambda h: h.eps, Triple(t)), 1., 3.),
-    two("dataclass as an attribute", lambda t: Reading(lambda h: h.eps, Moved(t)), 1., 3., must=True),
-    two("object with slots", lambda t: Reading(lambda h: h.eps, Slotted(t)), 1., 3.),
-    two("module in a dict", Loose, 1., 3., must=True),
+    two("named tuple", lambda t: Reading(lambda h: h.eps, Triple(t)), 1.0, 3.0),
+    two("dataclass as an attribute", lambda t: Reading(lambda h: h.eps, Moved(t)), 1.0, 3.0, must=True),
+    two("object with slots", lambda t: Reading(lambda h: h.eps, Slotted(t)), 1.0, 3.0),
+    two("module in a dict", Loose, 1.0, 3.0, must=True),
     two("order of a dict that forward follows", Ordered, ("half", "up"), ("up", "half")),
     two("order of named layers", named_layers, ("first", "second"), ("second", "first"), must=True),
-    two("list with an attribute", lambda t: Reading(lambda h: h.t, listed(Listed, t=t)), 1., 3.),
-    two("dict with an attribute", lambda t: Reading(lambda h: h.t, listed(Worded, t=t)), 1., 3.),
-    two("quantised tensor: scale", packed, .1, .5),
-    two("sparse tensor", lambda t: Reading(lambda h: h.to_dense().sum(), torch.tensor([0, t]).to_sparse()), 1., 3.),
-    two("complex tensor", lambda t: Reading(lambda h: h.imag, torch.tensor(1 + t * 1j)), 1., 3.),
-    two("conjugate", lambda t: Reading(lambda h: h.imag, t(torch.tensor(1 + .5j))), torch.conj, torch.clone),
+    two("list with an attribute", lambda t: Reading(lambda h: h.t, listed(Listed, t=t)), 1.0, 3.0),
+    two("dict with an attribute", lambda t: Reading(lambda h: h.t, listed(Worded, t=t)), 1.0, 3.0),
+    two("quantised tensor: scale", packed, 0.1, 0.5),
+    two("sparse tensor", lambda t: Reading(lambda h: h.to_dense().sum(), torch.tensor([0, t]).to_sparse()), 1.0, 3.0),
+    two("complex tensor", lambda t: Reading(lambda h: h.imag, torch.tensor(1 + t * 1j)), 1.0, 3.0),
+    two("conjugate", lambda t: Reading(lambda h: h.imag, t(torch.tensor(1 + 0.5j))), torch.conj, torch.clone),
     two("class as an attribute", lambda t: Reading(lambda h: h is nn.ReLU, t), nn.ReLU, nn.Tanh, must=True),
     two("function of PyTorch", Prepared, torch.tanh, torch.sigmoid, must=True),
     two("function of torch.nn.functional", Prepared, F.softsign, F.tanhshrink, must=True),
-    two("partial of a built-in", lambda b: Prepared(partial(F.softplus, beta=b)), 1., 5., must=True),
-    two("partial of a partial", lambda b: Prepared(partial(partial(add), by=b)), .1, .4, must=True),
-    two("partial: which argument", lambda p: Prepared(p), partial(torch.sub, other=.5), partial(torch.sub, alpha=.5, other=.5), must=True),
-    two("operator.methodcaller", lambda b: Prepared(operator.methodcaller("sub", b)), .1, .4),
-    two("ufunc", lambda f: Reading(lambda h: h(1.), f), np.sin, np.cos),
-    two("bound method of a module as an attribute", lambda b: Prepared(Strange(b).forward), 1., 3., must=True),
-    two("nested lambdas", lambda b: Prepared(lambda x, inside=(lambda z: z + b): inside(x)), .1, .4),
-    two("dropout rate", dropping, .1, .5, must=True, shows=False),
-    two("rate of functional dropout", lambda p: _Dropped(p), .1, .5, must=True, shows=False),
-    two("running mean", lambda m: _running(m), 0., .5, must=True),
+    two("partial of a built-in", lambda b: Prepared(partial(F.softplus, beta=b)), 1.0, 5.0, must=True),
+    two("partial of a partial", lambda b: Prepared(partial(partial(add), by=b)), 0.1, 0.4, must=True),
+    two(
+        "partial: which argument", lambda p: Prepared(p), partial(torch.sub, other=0.5), partial(torch.sub, alpha=0.5, other=0.5), must=True
+    ),
+    two("operator.methodcaller", lambda b: Prepared(operator.methodcaller("sub", b)), 0.1, 0.4),
+    two("ufunc", lambda f: Reading(lambda h: h(1.0), f), np.sin, np.cos),
+    two("bound method of a module as an attribute", lambda b: Prepared(Strange(b).forward), 1.0, 3.0, must=True),
+    two("nested lambdas", lambda b: Prepared(lambda x, inside=(lambda z: z + b): inside(x)), 0.1, 0.4),
+    two("dropout rate", dropping, 0.1, 0.5, must=True, shows=False),
+    two("rate of functional dropout", lambda p: _Dropped(p), 0.1, 0.5, must=True, shows=False),
+    two("running mean", lambda m: _running(m), 0.0, 0.5, must=True),
     two("weights of another type", of_type, torch.float32, torch.float64, must=True, shows=False),
     two("float16 or bfloat16", of_type, torch.float16, torch.bfloat16, must=True),
     two("one step of a weight in bfloat16", nudged(torch.bfloat16), 0, 1, must=True, shows=False),
     two("one step of a weight in float32", nudged(torch.float32), 0, 1, must=True, shows=False),
     two("MultiheadAttention: heads", lambda h: Rows(_attention(h)), 1, 2),
-    two("CELU: alpha", lambda a: around(Strange(-1.), nn.CELU(a)), 1., .2),
-    two("PReLU or ReLU", lambda a: around(Strange(-1.), nn.PReLU(init=a)), .1, .4, must=True),
+    two("CELU: alpha", lambda a: around(Strange(-1.0), nn.CELU(a)), 1.0, 0.2),
+    two("PReLU or ReLU", lambda a: around(Strange(-1.0), nn.PReLU(init=a)), 0.1, 0.4, must=True),
 ]
 
 
@@ -807,12 +855,12 @@ class _Self(nn.Module):
 HOOKS = [
     Pair("hook functions", lambda: hooked_by(double), lambda: hooked_by(triple), must=True),
     Pair("a hook or none", lambda: hooked_by(double), flat, must=True),
-    two("hook of a layer", lambda b: hooked(b, on=1), 2., 3., must=True),
-    two("which layer has the hook", lambda i: hooked(2., on=i), 0, 1, must=True),
-    two("hook before forward", lambda b: hooked(b, "before"), 2., 3., must=True),
-    two("hook with keywords", lambda b: hooked(b, "keywords"), 2., 3.),
-    two("hook of the backward pass", lambda b: hooked(b, "backward"), 1., -20.),
-    two("hook that is a bound method", lambda b: hooked_by(_Scaler(b).hook), 2., 3., must=True),
+    two("hook of a layer", lambda b: hooked(b, on=1), 2.0, 3.0, must=True),
+    two("which layer has the hook", lambda i: hooked(2.0, on=i), 0, 1, must=True),
+    two("hook before forward", lambda b: hooked(b, "before"), 2.0, 3.0, must=True),
+    two("hook with keywords", lambda b: hooked(b, "keywords"), 2.0, 3.0),
+    two("hook of the backward pass", lambda b: hooked(b, "backward"), 1.0, -20.0),
+    two("hook that is a bound method", lambda b: hooked_by(_Scaler(b).hook), 2.0, 3.0, must=True),
     two("order of two hooks", lambda order: _two_hooks(*order), ("half", "up"), ("up", "half")),
 ]
 
@@ -860,105 +908,303 @@ CODE = [
     edited("forward of a notebook edited", net("return self.base(x) * 1"), "* 1", "* 3", main=True),
     edited("one operator of forward", net("return self.base(x) + 2 * x.mean()"), "+", "*", must=True),
     edited("name of a function in forward", net("return torch.sin(self.base(x))"), "torch.sin", "torch.cos", must=True),
-    edited("method of the model", net("return self.more(self.base(x))", after="").replace("thing =", "    def more(self, x):\n        return x * 1\nthing ="), "x * 1", "x * 3",
-           must=True),
-    edited("property of the model", net("return self.base(x) * self.k").replace("thing =", "    @property\n    def k(self):\n        return 1\nthing ="), "return 1", "return 3"),
-    edited("static method of the model", net("return self.base(x) * self.k()").replace("thing =", "    @staticmethod\n    def k():\n        return 1\nthing ="),
-           "return 1", "return 3"),
-    edited("class method of the model", net("return self.base(x) * self.k()").replace("thing =", "    @classmethod\n    def k(cls):\n        return 1\nthing ="),
-           "return 1", "return 3"),
+    edited(
+        "method of the model",
+        net("return self.more(self.base(x))", after="").replace("thing =", "    def more(self, x):\n        return x * 1\nthing ="),
+        "x * 1",
+        "x * 3",
+        must=True,
+    ),
+    edited(
+        "property of the model",
+        net("return self.base(x) * self.k").replace("thing =", "    @property\n    def k(self):\n        return 1\nthing ="),
+        "return 1",
+        "return 3",
+    ),
+    edited(
+        "static method of the model",
+        net("return self.base(x) * self.k()").replace("thing =", "    @staticmethod\n    def k():\n        return 1\nthing ="),
+        "return 1",
+        "return 3",
+    ),
+    edited(
+        "class method of the model",
+        net("return self.base(x) * self.k()").replace("thing =", "    @classmethod\n    def k(cls):\n        return 1\nthing ="),
+        "return 1",
+        "return 3",
+    ),
     edited("class attribute", net("return self.base(x) * self.k").replace("thing =", "    k = 1\nthing ="), "k = 1", "k = 3", must=True),
     later("class attribute at run time", net("return self.base(x) * self.k").replace("thing =", "    k = 1\nthing ="), put("Net.k", 3)),
-    two("class attribute of a class of the same name", with_class_attribute, 1., 30.),
-    edited("base class in another file", net("return self.base(x) * self.k()", "from mine_helper import Base\n").replace("Net(nn.Module)", "Net(Base)"), "return 1", "return 3",
-           helper="from torch import nn\nclass Base(nn.Module):\n    def k(self):\n        return 1\n"),
-    edited("super().forward in another file", HEAD + "from mine_helper import Net as Base\nclass Net(Base):\n    def forward(self, x):\n        return super().forward(x)\nthing = Net()\n",
-           "x) * 1", "x) * 3", helper=net("return self.base(x) * 1")),
-    edited("decorator of forward", net("return self.base(x)", DECORATED).replace("    def forward", "    @times(1)\n    def forward"), "@times(1)", "@times(3)"),
-    edited("decorator edited", net("return self.base(x)", DECORATED).replace("    def forward", "    @times(2)\n    def forward"), "x) * k", "x) / k"),
-    edited("default argument of forward", net("return self.base(x) * k").replace("forward(self, x)", "forward(self, x, k=1)"), "k=1", "k=3", must=True),
+    two("class attribute of a class of the same name", with_class_attribute, 1.0, 30.0),
+    edited(
+        "base class in another file",
+        net("return self.base(x) * self.k()", "from mine_helper import Base\n").replace("Net(nn.Module)", "Net(Base)"),
+        "return 1",
+        "return 3",
+        helper="from torch import nn\nclass Base(nn.Module):\n    def k(self):\n        return 1\n",
+    ),
+    edited(
+        "super().forward in another file",
+        HEAD
+        + "from mine_helper import Net as Base\nclass Net(Base):\n    def forward(self, x):\n        return super().forward(x)\nthing = Net()\n",
+        "x) * 1",
+        "x) * 3",
+        helper=net("return self.base(x) * 1"),
+    ),
+    edited(
+        "decorator of forward",
+        net("return self.base(x)", DECORATED).replace("    def forward", "    @times(1)\n    def forward"),
+        "@times(1)",
+        "@times(3)",
+    ),
+    edited(
+        "decorator edited",
+        net("return self.base(x)", DECORATED).replace("    def forward", "    @times(2)\n    def forward"),
+        "x) * k",
+        "x) / k",
+    ),
+    edited(
+        "default argument of forward",
+        net("return self.base(x) * k").replace("forward(self, x)", "forward(self, x, k=1)"),
+        "k=1",
+        "k=3",
+        must=True,
+    ),
     edited("global dict", net("return self.base(x) * K['a']", "K = {'a': 1}\n"), "1}", "3}", must=True),
     edited("global tensor", net("return self.base(x) * K", "K = torch.tensor(1.)\n"), "1.", "3.", must=True),
     edited("global lambda", net("return K(self.base(x))", "K = lambda z: z * 1\n"), "z * 1", "z * 3"),
     edited("global object", net("return self.base(x) * K.k", "class Held: pass\nK = Held()\nK.k = 1\n"), "= 1\n", "= 3\n"),
-    edited("global instance of a class", net("return self.base(x) * K.k()", "class Held:\n    def k(self):\n        return 1\nK = Held()\n"), "return 1", "return 3"),
-    edited("global function's global", net("return help(self.base(x))", "K = 1\ndef inside(x):\n    return x * K\ndef help(x):\n    return inside(x)\n"), "K = 1", "K = 3",
-           must=True),
-    edited("global that is read in an inner function", net("return (lambda z: z * K)(self.base(x))", "K = 1\n"), "K = 1", "K = 3", must=True),
+    edited(
+        "global instance of a class",
+        net("return self.base(x) * K.k()", "class Held:\n    def k(self):\n        return 1\nK = Held()\n"),
+        "return 1",
+        "return 3",
+    ),
+    edited(
+        "global function's global",
+        net("return help(self.base(x))", "K = 1\ndef inside(x):\n    return x * K\ndef help(x):\n    return inside(x)\n"),
+        "K = 1",
+        "K = 3",
+        must=True,
+    ),
+    edited(
+        "global that is read in an inner function", net("return (lambda z: z * K)(self.base(x))", "K = 1\n"), "K = 1", "K = 3", must=True
+    ),
     edited("global that is read in a comprehension", net("return self.base(x) * [K for _ in range(1)][0]", "K = 1\n"), "K = 1", "K = 3"),
     edited("constant of an inner function", net("return (lambda z: z * 1)(self.base(x))"), "z * 1", "z * 3", must=True),
     edited("module as a global", net("return self.base(x) * mine_helper.K", "import mine_helper\n"), "K = 1", "K = 3", helper="K = 1\n"),
-    later("module as a global at run time", net("return self.base(x) * mine_helper.K", "import mine_helper\n"), put_in_helper("K", 3), helper="K = 1\n"),
-    later("class of another module at run time", net("return self.base(x) * mine_helper.C.K", "import mine_helper\n"), put_in_helper("C.K", 3), helper="class C:\n    K = 1\n"),
-    edited("function of a module as a global", net("return mine_helper.help(self.base(x))", "import mine_helper\n"), "x * 1", "x * 3", helper="def help(x):\n    return x * 1\n"),
-    edited("import inside forward", net("from mine_helper import help; return help(self.base(x))"), "x * 1", "x * 3", helper="def help(x):\n    return x * 1\n"),
-    edited("constant of the helper's module", net("return help(self.base(x))", "from mine_helper import help\n"), "K = 1", "K = 3", helper="K = 1\ndef help(x):\n    return x * K\n",
-           must=True),
-    edited("imported constant", net("return self.base(x) * K", "from mine_helper import K\n"), "K = 1", "K = 3", helper="K = 1\n", must=True),
-    edited("two functions that call each other", net("return even(self.base(x), 3)",
-           "def even(x, n):\n    return odd(x, n - 1) if n else x\ndef odd(x, n):\n    return even(x * 1, n - 1) if n else x\n"), "x * 1", "x * 3"),
+    later(
+        "module as a global at run time",
+        net("return self.base(x) * mine_helper.K", "import mine_helper\n"),
+        put_in_helper("K", 3),
+        helper="K = 1\n",
+    ),
+    later(
+        "class of another module at run time",
+        net("return self.base(x) * mine_helper.C.K", "import mine_helper\n"),
+        put_in_helper("C.K", 3),
+        helper="class C:\n    K = 1\n",
+    ),
+    edited(
+        "function of a module as a global",
+        net("return mine_helper.help(self.base(x))", "import mine_helper\n"),
+        "x * 1",
+        "x * 3",
+        helper="def help(x):\n    return x * 1\n",
+    ),
+    edited(
+        "import inside forward",
+        net("from mine_helper import help; return help(self.base(x))"),
+        "x * 1",
+        "x * 3",
+        helper="def help(x):\n    return x * 1\n",
+    ),
+    edited(
+        "constant of the helper's module",
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        "K = 1",
+        "K = 3",
+        helper="K = 1\ndef help(x):\n    return x * K\n",
+        must=True,
+    ),
+    edited(
+        "imported constant", net("return self.base(x) * K", "from mine_helper import K\n"), "K = 1", "K = 3", helper="K = 1\n", must=True
+    ),
+    edited(
+        "two functions that call each other",
+        net(
+            "return even(self.base(x), 3)",
+            "def even(x, n):\n    return odd(x, n - 1) if n else x\ndef odd(x, n):\n    return even(x * 1, n - 1) if n else x\n",
+        ),
+        "x * 1",
+        "x * 3",
+    ),
     edited("autograd function: forward", net("return Straight.apply(self.base(x))", STRAIGHT), "x * 1", "x * 3"),
     edited("autograd function: backward", net("return Straight.apply(self.base(x))", STRAIGHT), "[1, 1, 1]", "[1, -20, 1]"),
-    edited("class that forward makes", net("return Held()(self.base(x))", "class Held:\n    def __call__(self, x):\n        return x * 1\n"), "x * 1", "x * 3"),
-    edited("layer in another file", net("return self.base(x)", "from mine_helper import Layer\n").replace("thing = Net()", "thing = nn.Sequential(Net(), Layer())"), "x * 1", "x * 3",
-           helper="from torch import nn\nclass Layer(nn.Module):\n    def forward(self, x):\n        return x * 1\n", must=True),
+    edited(
+        "class that forward makes",
+        net("return Held()(self.base(x))", "class Held:\n    def __call__(self, x):\n        return x * 1\n"),
+        "x * 1",
+        "x * 3",
+    ),
+    edited(
+        "layer in another file",
+        net("return self.base(x)", "from mine_helper import Layer\n").replace("thing = Net()", "thing = nn.Sequential(Net(), Layer())"),
+        "x * 1",
+        "x * 3",
+        helper="from torch import nn\nclass Layer(nn.Module):\n    def forward(self, x):\n        return x * 1\n",
+        must=True,
+    ),
     edited("zero or minus zero", net("return self.base(x) * torch.copysign(x.mean(), torch.tensor(0.0))"), "(0.0)", "(-0.0)", shows=True),
     edited("1 or True", net("return self.base(x) * (1 + isinstance(1, bool))"), "isinstance(1,", "isinstance(True,"),
-    edited("attribute by its name", net("return self.base(x) * getattr(self, 'one')").replace("thing =", "    one, two = 1, 2\nthing ="), "'one'", "'two'"),
-    edited("exception that is caught", net("try: raise KeyError\n        except LookupError: return self.base(x)\n        except Exception: return self.base(x) * 3"),
-           "raise KeyError", "raise OSError"),
-    Pair("name of a built-in, defined in the module", Code(net("return self.base(x) * abs(-1)")), Code(net("return self.base(x) * abs(-1)", "def abs(v): return 3\n")), must=True),
+    edited(
+        "attribute by its name",
+        net("return self.base(x) * getattr(self, 'one')").replace("thing =", "    one, two = 1, 2\nthing ="),
+        "'one'",
+        "'two'",
+    ),
+    edited(
+        "exception that is caught",
+        net("try: raise KeyError\n        except LookupError: return self.base(x)\n        except Exception: return self.base(x) * 3"),
+        "raise KeyError",
+        "raise OSError",
+    ),
+    Pair(
+        "name of a built-in, defined in the module",
+        Code(net("return self.base(x) * abs(-1)")),
+        Code(net("return self.base(x) * abs(-1)", "def abs(v): return 3\n")),
+        must=True,
+    ),
     edited("set in the bytecode", net("return self.base(x) * (1 + (3 in {1, 2}))"), "{1, 2}", "{1, 3}", must=True),
-    edited("function in a global dict", net("return K['a'](self.base(x))", "def help(x): return x * 1\nK = {'a': help}\n"), "x * 1", "x * 3"),
-    edited("module as an attribute", net("return self.base(x) * self.held.K", "import mine_helper\n", "thing.held = mine_helper\n"), "K = 1", "K = 3", helper="K = 1\n"),
-    edited("functools.partialmethod", net("return self.more(self.base(x))").replace("thing =", "    def most(self, x, k):\n        return x * k\n    more = functools.partialmethod(most, k=1)\nthing ="),
-           "k=1", "k=3"),
-    edited("functools.cached_property", net("return self.base(x) * self.k").replace("thing =", "    @functools.cached_property\n    def k(self):\n        return 1\nthing ="),
-           "return 1", "return 3"),
-    edited("functools.singledispatch", net("return help(self.base(x))", "@functools.singledispatch\ndef help(x): return x\n@help.register\ndef _(x: torch.Tensor): return x * 1\n"),
-           "x * 1", "x * 3"),
-    edited("__getattr__ of the model", net("return self.base(x) * self.k").replace("thing =", "    def __getattr__(self, name):\n        return 1 if name == 'k' else super().__getattr__(name)\nthing ="),
-           "1 if", "3 if"),
-    edited("__call__ of the model", net("return self.base(x)").replace("thing =", "    def __call__(self, x):\n        return super().__call__(x) * 1\nthing ="), "* 1", "* 3"),
-    Pair("forward put in at run time", lambda: by_forward(lambda self, x: self.base(x) * 2), lambda: by_forward(lambda self, x: self.base(x) * 3)),
+    edited(
+        "function in a global dict", net("return K['a'](self.base(x))", "def help(x): return x * 1\nK = {'a': help}\n"), "x * 1", "x * 3"
+    ),
+    edited(
+        "module as an attribute",
+        net("return self.base(x) * self.held.K", "import mine_helper\n", "thing.held = mine_helper\n"),
+        "K = 1",
+        "K = 3",
+        helper="K = 1\n",
+    ),
+    edited(
+        "functools.partialmethod",
+        net("return self.more(self.base(x))").replace(
+            "thing =", "    def most(self, x, k):\n        return x * k\n    more = functools.partialmethod(most, k=1)\nthing ="
+        ),
+        "k=1",
+        "k=3",
+    ),
+    edited(
+        "functools.cached_property",
+        net("return self.base(x) * self.k").replace(
+            "thing =", "    @functools.cached_property\n    def k(self):\n        return 1\nthing ="
+        ),
+        "return 1",
+        "return 3",
+    ),
+    edited(
+        "functools.singledispatch",
+        net(
+            "return help(self.base(x))",
+            "@functools.singledispatch\ndef help(x): return x\n@help.register\ndef _(x: torch.Tensor): return x * 1\n",
+        ),
+        "x * 1",
+        "x * 3",
+    ),
+    edited(
+        "__getattr__ of the model",
+        net("return self.base(x) * self.k").replace(
+            "thing =", "    def __getattr__(self, name):\n        return 1 if name == 'k' else super().__getattr__(name)\nthing ="
+        ),
+        "1 if",
+        "3 if",
+    ),
+    edited(
+        "__call__ of the model",
+        net("return self.base(x)").replace("thing =", "    def __call__(self, x):\n        return super().__call__(x) * 1\nthing ="),
+        "* 1",
+        "* 3",
+    ),
+    Pair(
+        "forward put in at run time",
+        lambda: by_forward(lambda self, x: self.base(x) * 2),
+        lambda: by_forward(lambda self, x: self.base(x) * 3),
+    ),
     two("order of the base classes", mixed, (First, Second), (Second, First)),
     two("which base class", mixed, (First,), (Second,), must=True),
 ]
 
 ATTACKS = [
-    two("callable object as an attack", Mover, .1, .4, "attack"),
-    two("dataclass as an attack", Moved, .1, .4, "attack", must=True),
-    two("field that is not compared", lambda n: Moved(.1, n), "", "twenty characters ...", "attack", must=True),
-    two("attack with slots", Slotted, .1, .4, "attack"),
-    two("named tuple as an attack", Triple, .1, .4, "attack"),
-    two("closure", closing, .1, .4, "attack", must=True),
-    two("closure over a closure", closing_twice, .1, .4, "attack", must=True),
-    two("closure over a tensor", lambda e: closing(small_tensor(e)), .1, .4, "attack", must=True),
-    two("closure over a list", lambda e: _closing_list([.05, e]), .1, .4, "attack", must=True),
-    two("default", with_default, .1, .4, "attack", must=True),
-    two("default of a keyword", with_keyword, .1, .4, "attack", must=True),
-    two("attribute of a function", with_attribute, .1, .4, "attack"),
-    two("function that remembers", remembering, .1, .4, "attack"),
-    two("bound method in a partial", lambda e: partial(Mover(e).run), .1, .4, "attack", must=True),
-    two("partial in a partial", lambda e: partial(partial(move, eps=e)), .1, .4, "attack", must=True),
-    two("method of an object in an object", lambda e: Mover(Plain(eps=e)).far, .1, .4, "attack"),
-    two("bound method of a module", lambda b: _Adder(b).attack, .1, .4, "attack", must=True),
-    two("ball: eps", lambda e: partial(pgd, ball=Linf(e), steps=1), .1, .4, "attack", must=True),
-    two("ball: norm", lambda ball: partial(pgd, ball=ball, steps=1), Linf(.1), L2(.1), "attack", must=True),
-    two("seed", lambda s: partial(pgd, ball=Linf(.1), steps=1, step_size=.01, seed=s), 0, 1, "attack", must=True),
-    two("seed of NumPy", lambda s: partial(pgd, ball=Linf(.1), steps=1, seed=s), np.int64(0), np.int64(1), "attack", must=True, shows=False),
-    two("steps", lambda n: partial(pgd, ball=Linf(.1), steps=n, seed=0), 1, 3, "attack", must=True),
-    two("one eps for each image", lambda e: partial(pgd, ball=Linf(torch.tensor([.1, .1, .1, e])), steps=1), .1, .4, "attack", must=True),
-    edited("call of a dataclass", HEAD + "@dataclass(frozen=True)\nclass A:\n    eps: float = .1\n    def __call__(self, m, x, y):\n        return (x + 1 * self.eps).clamp(0, 1)\nthing = A()\n",
-           "1 * self", "3 * self", "attack", must=True),
-    edited("class variable of a dataclass",
-           HEAD + "from typing import ClassVar\n@dataclass(frozen=True)\nclass A:\n    eps: ClassVar[float] = .1\n    def __call__(self, m, x, y):\n        return (x + self.eps).clamp(0, 1)\n"
-           "thing = A()\n", ".1", ".4", "attack"),
-    edited("global default of an attack", HEAD + "EPS = .1\ndef thing(model, x, y, eps=EPS):\n    return (x + eps).clamp(0, 1)\n", "EPS = .1", "EPS = .4", "attack", must=True),
-    edited("score of a notebook", HEAD + "K = 1\ndef thing(logits, features):\n    return logits[:, 0] * K\n", "K = 1", "K = 3", "score", main=True, must=True),
+    two("callable object as an attack", Mover, 0.1, 0.4, "attack"),
+    two("dataclass as an attack", Moved, 0.1, 0.4, "attack", must=True),
+    two("field that is not compared", lambda n: Moved(0.1, n), "", "twenty characters ...", "attack", must=True),
+    two("attack with slots", Slotted, 0.1, 0.4, "attack"),
+    two("named tuple as an attack", Triple, 0.1, 0.4, "attack"),
+    two("closure", closing, 0.1, 0.4, "attack", must=True),
+    two("closure over a closure", closing_twice, 0.1, 0.4, "attack", must=True),
+    two("closure over a tensor", lambda e: closing(small_tensor(e)), 0.1, 0.4, "attack", must=True),
+    two("closure over a list", lambda e: _closing_list([0.05, e]), 0.1, 0.4, "attack", must=True),
+    two("default", with_default, 0.1, 0.4, "attack", must=True),
+    two("default of a keyword", with_keyword, 0.1, 0.4, "attack", must=True),
+    two("attribute of a function", with_attribute, 0.1, 0.4, "attack"),
+    two("function that remembers", remembering, 0.1, 0.4, "attack"),
+    two("bound method in a partial", lambda e: partial(Mover(e).run), 0.1, 0.4, "attack", must=True),
+    two("partial in a partial", lambda e: partial(partial(move, eps=e)), 0.1, 0.4, "attack", must=True),
+    two("method of an object in an object", lambda e: Mover(Plain(eps=e)).far, 0.1, 0.4, "attack"),
+    two("bound method of a module", lambda b: _Adder(b).attack, 0.1, 0.4, "attack", must=True),
+    two("ball: eps", lambda e: partial(pgd, ball=Linf(e), steps=1), 0.1, 0.4, "attack", must=True),
+    two("ball: norm", lambda ball: partial(pgd, ball=ball, steps=1), Linf(0.1), L2(0.1), "attack", must=True),
+    two("seed", lambda s: partial(pgd, ball=Linf(0.1), steps=1, step_size=0.01, seed=s), 0, 1, "attack", must=True),
+    two(
+        "seed of NumPy", lambda s: partial(pgd, ball=Linf(0.1), steps=1, seed=s), np.int64(0), np.int64(1), "attack", must=True, shows=False
+    ),
+    two("steps", lambda n: partial(pgd, ball=Linf(0.1), steps=n, seed=0), 1, 3, "attack", must=True),
+    two(
+        "one eps for each image",
+        lambda e: partial(pgd, ball=Linf(torch.tensor([0.1, 0.1, 0.1, e])), steps=1),
+        0.1,
+        0.4,
+        "attack",
+        must=True,
+    ),
+    edited(
+        "call of a dataclass",
+        HEAD
+        + "@dataclass(frozen=True)\nclass A:\n    eps: float = .1\n    def __call__(self, m, x, y):\n        return (x + 1 * self.eps).clamp(0, 1)\nthing = A()\n",
+        "1 * self",
+        "3 * self",
+        "attack",
+        must=True,
+    ),
+    edited(
+        "class variable of a dataclass",
+        HEAD
+        + "from typing import ClassVar\n@dataclass(frozen=True)\nclass A:\n    eps: ClassVar[float] = .1\n    def __call__(self, m, x, y):\n        return (x + self.eps).clamp(0, 1)\n"
+        "thing = A()\n",
+        ".1",
+        ".4",
+        "attack",
+    ),
+    edited(
+        "global default of an attack",
+        HEAD + "EPS = .1\ndef thing(model, x, y, eps=EPS):\n    return (x + eps).clamp(0, 1)\n",
+        "EPS = .1",
+        "EPS = .4",
+        "attack",
+        must=True,
+    ),
+    edited(
+        "score of a notebook",
+        HEAD + "K = 1\ndef thing(logits, features):\n    return logits[:, 0] * K\n",
+        "K = 1",
+        "K = 3",
+        "score",
+        main=True,
+        must=True,
+    ),
     two("score with a power", lambda p: partial(top, power=p), 1, 2, "score", must=True),
-    two("score that closes over a tensor", lambda t: _closing_score(torch.tensor(t)), 1., 3., "score", must=True),
-    two("score that closes over a model", lambda b: _closing_score(scaled(b)), 1., 3., "score", must=True),
+    two("score that closes over a tensor", lambda t: _closing_score(torch.tensor(t)), 1.0, 3.0, "score", must=True),
+    two("score that closes over a model", lambda b: _closing_score(scaled(b)), 1.0, 3.0, "score", must=True),
 ]
 
 
@@ -1003,7 +1249,7 @@ VALUES = [
     _value("word or number", list, ("1",), (1,), must=True),
     _value("word that looks like a key", list, ("a;str|'b'",), ("a", "b"), must=True),
     _value("True or 1 in a list", list, (True,), (1,), must=True),
-    _value("1 or 1.0", list, (1,), (1.,), must=True),
+    _value("1 or 1.0", list, (1,), (1.0,), must=True),
     _value("bytes", bytes, b"a", b"b"),
     _value("bytes or text", lambda v: v, b"a", "a"),
     _value("bytearray", bytearray, b"a", b"b"),
@@ -1027,14 +1273,14 @@ VALUES = [
     _value("count", itertools.count, 1, 2),
     _value("iterator", iter, [1], [2]),
     _value("generator that runs", lambda n: (i for i in range(n)), 1, 2),
-    _value("array.array", lambda v: array.array("d", v), [1.], [2.]),
+    _value("array.array", lambda v: array.array("d", v), [1.0], [2.0]),
     _value("memoryview", memoryview, b"a", b"b"),
     _value("BytesIO", io.BytesIO, b"a", b"b"),
     _value("attrgetter", operator.attrgetter, "a", "b"),
     _value("itemgetter", operator.itemgetter, 1, 2),
     _value("Series", pd.Series, [1], [2]),
     _value("index of a frame", lambda i: pd.DataFrame({"a": [1]}, index=[i]), 1, 2),
-    _value("masked array", lambda m: np.ma.masked_array([1., 2.], m), [True, False], [False, True]),
+    _value("masked array", lambda m: np.ma.masked_array([1.0, 2.0], m), [True, False], [False, True]),
     _value("structured array", lambda v: np.array([(1, v)], [("a", "i4"), ("b", "f4")]), 1, 2),
     _value("names of a structured array", lambda n: np.array([(1, 2)], [("a", "i4"), (n, "f4")]), "b", "c"),
     _value("array of words", np.array, ["a", "b"], ["a", "c"]),
@@ -1042,19 +1288,21 @@ VALUES = [
     _value("byte order", lambda o: np.frombuffer(b"\x01\x00", f"{o}i2"), "<", ">", must=True),
     _value("shape of an empty tensor", torch.empty, (0, 2), (0, 3), must=True),
     _value("bfloat16 or its bits", lambda d: torch.ones(2, dtype=torch.bfloat16).view(d), torch.bfloat16, torch.int16, must=True),
-    _value("float8", lambda v: torch.tensor([v]).to(torch.float8_e4m3fn), 1., 2.),
+    _value("float8", lambda v: torch.tensor([v]).to(torch.float8_e4m3fn), 1.0, 2.0),
     _value("kind of float8", lambda d: torch.zeros(2).to(d), torch.float8_e4m3fn, torch.float8_e5m2),
     _value("tensor of truths or bytes", lambda d: torch.ones(2, dtype=d), torch.bool, torch.uint8, must=True),
-    _value("tensor or a list of it", lambda f: f([1., 2.]), torch.tensor, lambda v: [torch.tensor(v)], must=True),
+    _value("tensor or a list of it", lambda f: f([1.0, 2.0]), torch.tensor, lambda v: [torch.tensor(v)], must=True),
     _value("dtype of NumPy", np.dtype, "f4", "f8"),
     _value("whole number with an attribute", lambda v: listed(_Counted, 1, t=v), 1, 2),
     _value("device", torch.device, "cpu", "meta", must=True),
     _value("size or list", lambda k: k([1, 2]), torch.Size, lambda v: [torch.Size(v)], must=True),
     _value("partial's order of arguments", lambda a: partial(math.pow, *a), (2, 3), (3, 2), must=True),
     _value("argument or keyword", lambda p: p, partial(add, 1), partial(add, by=1), must=True),
-    _value("two classes", lambda v: v, Moved(.1), Hidden(.1)),
+    _value("two classes", lambda v: v, Moved(0.1), Hidden(0.1)),
     _value("two functions", lambda v: v, double, triple, must=True),
-    _value("ClassVar", lambda v: dataclass(type("C", (), {"__annotations__": {"a": ClassVar[int]}, "a": v, "__module__": __name__}))(), 1, 2),
+    _value(
+        "ClassVar", lambda v: dataclass(type("C", (), {"__annotations__": {"a": ClassVar[int]}, "a": v, "__module__": __name__}))(), 1, 2
+    ),
 ]
 
 OWN = [*ATTRIBUTES, *HOOKS, *CODE, *ATTACKS, *VALUES]
@@ -1096,7 +1344,7 @@ def _backward(model: nn.Module) -> None:
 
 
 def _layered() -> nn.Module:
-    return around(_conv("zeros"), nn.BatchNorm2d(1), nn.Dropout(.3))
+    return around(_conv("zeros"), nn.BatchNorm2d(1), nn.Dropout(0.3))
 
 
 def _loaded(model: nn.Module) -> nn.Module:
@@ -1108,11 +1356,13 @@ def _loaded(model: nn.Module) -> nn.Module:
 
 
 def _in_order(*names: str) -> dict[str, Any]:
-    values = {"a": 1, "b": torch.ones(2), "c": [.5, "x"]}
+    values = {"a": 1, "b": torch.ones(2), "c": [0.5, "x"]}
     return {n: values[n] for n in names}
 
 
-DOCUMENTED = HEAD + '''
+DOCUMENTED = (
+    HEAD
+    + '''
 K = 2
 def help(x):
     """Returns x."""
@@ -1130,6 +1380,7 @@ class Net(nn.Module):
         return help(self.base(x))
 thing = {}
 '''
+)
 MODEL, FUNCTION = DOCUMENTED.replace("{}", "Net()"), DOCUMENTED.replace("{}", "help")
 
 
@@ -1148,18 +1399,28 @@ SAME: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     _texts("docstring of a module", MODEL, '"""A module."""\n' + MODEL),
     _texts("docstring of a function", FUNCTION, FUNCTION.replace("Returns x.", "Gives x.")),
     _texts("docstring of what is called", MODEL, MODEL.replace("Returns x.", "Gives x.")),
-    _texts("formatting", MODEL, MODEL.replace("help(self.base(x))", "help(\n            self.base( x ),\n        )").replace("x * K", "(x*K)")),
+    _texts(
+        "formatting", MODEL, MODEL.replace("help(self.base(x))", "help(\n            self.base( x ),\n        )").replace("x * K", "(x*K)")
+    ),
     _texts("docstring of a notebook's class", MODEL, MODEL.replace("A network.", "The network."), main=True),
     _texts("lines of a notebook", FUNCTION, "# a cell\n\n" + FUNCTION, main=True),
     _texts("another variable of a notebook", MODEL + "\nother = 1\n", MODEL + "\nother = 2\n", main=True),
-    _texts("comment in a helper", net("return help(self.base(x))", "from mine_helper import help\n"), net("return help(self.base(x))", "from mine_helper import help\n"),
-           helper=(HELPER, "# helps\n\n" + HELPER)),
-    _texts("docstring in a helper", net("return help(self.base(x))", "from mine_helper import help\n"), net("return help(self.base(x))", "from mine_helper import help\n"),
-           helper=(HELPER, HELPER.replace("Helps.", "It helps."))),
+    _texts(
+        "comment in a helper",
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        helper=(HELPER, "# helps\n\n" + HELPER),
+    ),
+    _texts(
+        "docstring in a helper",
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        net("return help(self.base(x))", "from mine_helper import help\n"),
+        helper=(HELPER, HELPER.replace("Helps.", "It helps.")),
+    ),
     ("order of a dict", lambda: _in_order("a", "b", "c"), lambda: _in_order("c", "a", "b")),
-    ("order of keywords", lambda: partial(move, eps=.1, y=None), lambda: partial(move, y=None, eps=.1)),
+    ("order of keywords", lambda: partial(move, eps=0.1, y=None), lambda: partial(move, y=None, eps=0.1)),
     ("copy of a model", *_again(_layered, copy.deepcopy)),
-    ("copy of a model with plain attributes", *_again(lambda: Tempered(torch.tensor([1., 2.])), copy.deepcopy)),
+    ("copy of a model with plain attributes", *_again(lambda: Tempered(torch.tensor([1.0, 2.0])), copy.deepcopy)),
     ("copy of an ensemble in a list", *_again(lambda: Ensemble(1, 2), copy.deepcopy)),
     ("pickled and back", *_again(_layered, lambda m: pickle.loads(pickle.dumps(m)))),
     ("loaded from a state dict", *_again(_layered, _loaded)),
@@ -1168,25 +1429,25 @@ SAME: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     ("gradients", *_again(lambda: around(_conv("zeros")), _backward)),
     ("channels last", *_again(_layered, lambda m: m.to(memory_format=torch.channels_last))),
     ("a model that was used", *_again(lambda: TinyViT().eval(), _use)),
-    ("view of a tensor", lambda: torch.arange(6.)[2:4], lambda: torch.tensor([2., 3.])),
-    ("transposed tensor", lambda: torch.arange(6.).reshape(2, 3).T, lambda: torch.tensor([[0., 3.], [1., 4.], [2., 5.]])),
+    ("view of a tensor", lambda: torch.arange(6.0)[2:4], lambda: torch.tensor([2.0, 3.0])),
+    ("transposed tensor", lambda: torch.arange(6.0).reshape(2, 3).T, lambda: torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])),
     ("parameter that wants a gradient", lambda: torch.ones(2, requires_grad=True), lambda: torch.ones(2)),
-    ("fresh array", lambda: np.arange(6.)[::2], lambda: np.array([0., 2., 4.])),
-    ("equal dataclasses", lambda: Moved(.1), lambda: Moved(.1)),
-    ("closures over equal values", lambda: _held(.1), lambda: _held(.1)),
-    ("closures over equal functions", lambda: closing_twice(.1), lambda: closing_twice(.1)),
-    ("bound methods of equal objects", lambda: Mover(.1).run, lambda: Mover(.1).run),
+    ("fresh array", lambda: np.arange(6.0)[::2], lambda: np.array([0.0, 2.0, 4.0])),
+    ("equal dataclasses", lambda: Moved(0.1), lambda: Moved(0.1)),
+    ("closures over equal values", lambda: _held(0.1), lambda: _held(0.1)),
+    ("closures over equal functions", lambda: closing_twice(0.1), lambda: closing_twice(0.1)),
+    ("bound methods of equal objects", lambda: Mover(0.1).run, lambda: Mover(0.1).run),
     ("function defined again", Code(FUNCTION), Code(FUNCTION)),
     ("class defined again", Code(MODEL), Code(MODEL)),
     ("class of a notebook defined again", Code(MODEL, main=True), Code(MODEL, main=True)),
-    ("lambdas of one line", lambda: Prepared(_one_line(.1)), lambda: Prepared(_one_line(.1))),
-    ("function that ran often", *_again(lambda: with_default(.1), _run_often)),
+    ("lambdas of one line", lambda: Prepared(_one_line(0.1)), lambda: Prepared(_one_line(0.1))),
+    ("function that ran often", *_again(lambda: with_default(0.1), _run_often)),
     ("equal hooks", lambda: hooked_by(double), lambda: (hooked_by(triple), hooked_by(double))[1]),
     ("hook that came and went", flat, lambda: _unhooked()),
-    ("partials of equal tensors", lambda: partial(move, eps=small_tensor(.1)), lambda: partial(move, eps=small_tensor(.1))),
-    ("equal balls", lambda: partial(pgd, ball=Linf(.1)), lambda: partial(pgd, ball=Linf(.1))),
+    ("partials of equal tensors", lambda: partial(move, eps=small_tensor(0.1)), lambda: partial(move, eps=small_tensor(0.1))),
+    ("equal balls", lambda: partial(pgd, ball=Linf(0.1)), lambda: partial(pgd, ball=Linf(0.1))),
     ("bfloat16 twice", lambda: of_type(torch.bfloat16), lambda: of_type(torch.bfloat16)),
-    ("NumPy scalars", lambda: [np.float32(.1), np.int64(3), np.bool_(True)], lambda: [np.float32(.1), np.int64(3), np.bool_(True)]),
+    ("NumPy scalars", lambda: [np.float32(0.1), np.int64(3), np.bool_(True)], lambda: [np.float32(0.1), np.int64(3), np.bool_(True)]),
 ]
 
 

@@ -122,7 +122,9 @@ def tables():
     model = mine.linear()
     ask = {
         "evaluated: own attack": lambda: words(evaluated(model, x, y, {"a": mine.shifted}).select_dtypes("number").to_numpy()),
-        "evaluated: attack of the library": lambda: words(evaluated(model, x, y, {"a": partial(pgd, ball=Linf(0.1), steps=1, step_size=0.01)}).select_dtypes("number").to_numpy()),
+        "evaluated: attack of the library": lambda: words(
+            evaluated(model, x, y, {"a": partial(pgd, ball=Linf(0.1), steps=1, step_size=0.01)}).select_dtypes("number").to_numpy()
+        ),
         "trained: own loss": lambda: weights(trained(mine.network, data, mine.Loss(), recipe, device="cpu")),
         "trained: loss of the library": lambda: weights(trained(mine.network, data, SmoothingPairing(), recipe, device="cpu")),
     }
