@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys import pairs
-from keys.pairs import HEAD, NOTED, OWN, SAME, Code, Mover, Tempered, Unsaved, attack, closing, flat, made, net
+from keys.pairs import HEAD, NOTED, OVERLOOKED, OWN, SAME, Code, Mover, Tempered, Unsaved, attack, closing, flat, made, net
 from torch import nn
 
 import confnb
@@ -95,6 +95,11 @@ def test_the_second_table_is_not_the_firsts(pair, tmp_path):
     truth = table(evaluate, pair, pair.b, tmp_path)
     assert not first.equals(truth), "the pair shows no difference"
     pd.testing.assert_frame_equal(second, truth)
+
+
+@pytest.mark.parametrize("pair", named(OVERLOOKED))
+def test_what_a_key_overlooks_is_seen_when_the_table_is_read(pair, tmp_path):
+    test_the_second_table_is_not_the_firsts(pair, tmp_path)
 
 
 def test_there_are_pairs_enough():
@@ -186,6 +191,20 @@ def test_a_thing_that_changes_gets_another_key(make, change, tmp_path):
     with torch.no_grad():
         change(thing)
     assert before is None or before != key(thing)
+
+
+def test_a_hook_of_all_models_counts():
+    before = key(flat())
+    handle = nn.modules.module.register_module_forward_hook(pairs.double)
+    during = key(flat())
+    handle.remove()
+    assert before and before != during and before == key(flat())
+
+
+def test_a_forward_put_into_a_class_of_the_library_counts(monkeypatch):
+    before = key(flat())
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: x[:, :3] * self.weight[0, 0])
+    assert before and before != key(flat())
 
 
 @pytest.mark.parametrize("kind", ["model", "attack"])

@@ -592,6 +592,34 @@ class Ordered(nn.Module):
         return x
 
 
+class Numbered(nn.Module):
+    "The order of its dict of numbers is the order of what it does"
+
+    def __init__(self, names):
+        super().__init__()
+        self.base = flat()
+        self.numbers = {name: {"half": 0.5, "up": 1.0}[name] for name in names}
+
+    def forward(self, x):
+        x = self.base(x).tanh()
+        for name, value in self.numbers.items():
+            x = x * value if name == "half" else (x + value) ** 2
+        return x
+
+
+class Stubborn(nn.BatchNorm2d):
+    "Neither `train` nor `eval` changes it"
+
+    def train(self, mode=True):
+        return self
+
+
+def stubborn(mode):
+    model = around(Stubborn(1))
+    model[0].training = mode
+    return model
+
+
 def named_layers(names):
     "The order in which modules were added is the order in which they run"
     with seeded(0):
@@ -628,6 +656,12 @@ def with_class_attribute(k):
 def by_forward(function):
     "Classes of one name whose `forward` is a given function"
     return type("Given", (Leaky,), {"forward": function, "__module__": __name__})(1.0)
+
+
+def _nameless(k):
+    names = {"K": k}
+    exec(net("return self.base(x) * K"), names)
+    return names["thing"]
 
 
 class First:
@@ -776,6 +810,8 @@ ATTRIBUTES = [
     two("module in a dict", Loose, 1.0, 3.0, must=True),
     two("order of a dict that forward follows", Ordered, ("half", "up"), ("up", "half")),
     two("order of named layers", named_layers, ("first", "second"), ("second", "first"), must=True),
+    two("torch.vmap of a function", lambda b: Prepared(torch.vmap(lambda x: x + b)), 0.1, 0.4),
+    two("model with slots", lambda t: _Slots(t), 1.0, 3.0),
     two("list with an attribute", lambda t: Reading(lambda h: h.t, listed(Listed, t=t)), 1.0, 3.0),
     two("dict with an attribute", lambda t: Reading(lambda h: h.t, listed(Worded, t=t)), 1.0, 3.0),
     two("quantised tensor: scale", packed, 0.1, 0.5),
@@ -811,6 +847,17 @@ def _objects(t):
     held = np.empty(1, object)
     held[0] = [t]
     return held
+
+
+class _Slots(nn.Module):
+    __slots__ = ("t",)
+
+    def __init__(self, t):
+        super().__init__()
+        self.base, self.t = flat(), t
+
+    def forward(self, x):
+        return self.base(x) * self.t
 
 
 class _Private(nn.Module):
@@ -1069,6 +1116,7 @@ CODE = [
         "raise KeyError",
         "raise OSError",
     ),
+    two("global of a class made by exec in a nameless module", _nameless, 1, 3),
     Pair(
         "name of a built-in, defined in the module",
         Code(net("return self.base(x) * abs(-1)")),
@@ -1148,6 +1196,7 @@ ATTACKS = [
     two("default of a keyword", with_keyword, 0.1, 0.4, "attack", must=True),
     two("attribute of a function", with_attribute, 0.1, 0.4, "attack"),
     two("function that remembers", remembering, 0.1, 0.4, "attack"),
+    two("function under torch.no_grad", lambda e: torch.no_grad()(closing(e)), 0.1, 0.4, "attack"),
     two("bound method in a partial", lambda e: partial(Mover(e).run), 0.1, 0.4, "attack", must=True),
     two("partial in a partial", lambda e: partial(partial(move, eps=e)), 0.1, 0.4, "attack", must=True),
     two("method of an object in an object", lambda e: Mover(Plain(eps=e)).far, 0.1, 0.4, "attack"),
@@ -1259,6 +1308,7 @@ VALUES = [
     _value("path", Path, "a", "b"),
     _value("class", lambda v: v, nn.ReLU, nn.GELU),
     _value("deque", collections.deque, [1], [2]),
+    _value("largest length of a deque", partial(collections.deque, [1]), 2, 3),
     _value("Counter", collections.Counter, "ab", "aab"),
     _value("default of a defaultdict", lambda f: collections.defaultdict(f, a=1), int, float),
     _value("random.Random", random.Random, 1, 2),
@@ -1306,6 +1356,14 @@ VALUES = [
 ]
 
 OWN = [*ATTRIBUTES, *HOOKS, *CODE, *ATTACKS, *VALUES]
+
+
+# what a key may overlook, as long as it is seen when the table is read
+
+OVERLOOKED = [
+    two("order of a dict of numbers", Numbered, ("half", "up"), ("up", "half")),
+    two("layer that neither train nor eval changes", stubborn, True, False),
+]
 
 
 # things of which both must have the same key
@@ -1384,6 +1442,89 @@ thing = {}
 MODEL, FUNCTION = DOCUMENTED.replace("{}", "Net()"), DOCUMENTED.replace("{}", "help")
 
 
+LONG = (
+    HEAD
+    + """
+def thing(model, x, y, steps=3):
+    total = 0
+    for step in range(steps):
+        if step > 1 and x.sum() > 0 or step == 7 and not total:
+            total += sum(v for v in range(step) if v % 2 or v > 3)
+        elif total > 10: break
+        else: total = {"a": step, "b": [step, total]}["a"]
+        try:
+            with torch.no_grad(): x = (x + 0.01 * total).clamp(0, 1) if total else x.clone()
+        except (ValueError, RuntimeError) as e: raise ValueError(f"no {e} at {step}") from None
+        while total > 5 and step < 2: total -= 1
+    return x if x.isfinite().all() else torch.zeros_like(x)
+"""
+)
+LAID_OUT = (
+    HEAD
+    + """
+def thing(
+    model,
+    x, y,
+    steps=3,
+):
+    "Points."
+    total = 0
+
+    for step in range(
+        steps
+    ):
+        if (
+            step > 1
+            and x.sum() > 0
+            or step == 7
+            and not total
+        ):
+            total += sum(
+                v
+                for v in range(step)
+                if v % 2
+                or v > 3
+            )
+        elif total > 10:
+            # far enough
+            break
+        else:
+            total = {
+                "a": step,
+                "b": [
+                    step,
+                    total,
+                ],
+            }["a"]
+        try:
+            with torch.no_grad():
+                x = (
+                    (x + 0.01 * total).clamp(0, 1)
+                    if total
+                    else x.clone()
+                )
+        except (
+            ValueError,
+            RuntimeError,
+        ) as e:
+            raise ValueError(
+                f"no {e} at {step}"
+            ) from None
+        while (
+            total > 5
+            and step < 2
+        ):
+            total -= 1
+
+    return (
+        x
+        if x.isfinite().all()
+        else torch.zeros_like(x)
+    )
+"""
+)
+
+
 def _texts(name: str, text: str, new: str, main: bool = False, helper: tuple[str, str] = ("", "")) -> tuple[str, Code, Code]:
     assert text != new or helper[0] != helper[1]
     return name, Code(text, helper[0], main), Code(new, helper[1], main)
@@ -1402,6 +1543,7 @@ SAME: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     _texts(
         "formatting", MODEL, MODEL.replace("help(self.base(x))", "help(\n            self.base( x ),\n        )").replace("x * K", "(x*K)")
     ),
+    _texts("formatting of a longer function", LONG, LAID_OUT),
     _texts("docstring of a notebook's class", MODEL, MODEL.replace("A network.", "The network."), main=True),
     _texts("lines of a notebook", FUNCTION, "# a cell\n\n" + FUNCTION, main=True),
     _texts("another variable of a notebook", MODEL + "\nother = 1\n", MODEL + "\nother = 2\n", main=True),
