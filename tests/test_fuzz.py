@@ -16,7 +16,7 @@ from fuzz.oracle import CONTEXTS, FAULTS, IMAGES, LABELS, MODELS, SETS, VERDICTS
 from confnb.attacks import pgd, uniform_noise
 
 CASES = 600
-USUAL = {"model": "plain", "x": "good", "y": "good", "ball": "Linf", "context": "plain"}
+USUAL = {"model": "plain", "x": "good", "y": "good", "ball": "Linf(0.1)", "context": "plain"}
 
 
 def test_no_odd_call_gives_a_wrong_result_or_anothers_words():

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -61,8 +61,14 @@ def kind_of_fault(o: Outcome) -> tuple[str, str, str]:
     return o.verdict, o.error, " ".join(re.sub(r"[\d.]+|<.*?>|\(.*?\)|\[.*?\]", "#", o.says).split()[:8])
 
 
-def odd(c: Case) -> str:
+def odd_of(c: Case) -> str:
     return ", ".join(f"{place}: {kind}" for place, kind in c.odd.items())
+
+
+def often(things: Iterable[str], most: int = 6) -> str:
+    "How often each occurs, in words"
+    counted = collections.Counter(things).most_common()
+    return ", ".join(f"{k} {n}" for k, n in counted[:most]) + (f", and {len(counted) - most} more" if len(counted) > most else "")
 
 
 def groups(faults: list[Outcome]) -> list[dict]:
@@ -71,10 +77,9 @@ def groups(faults: list[Outcome]) -> list[dict]:
     for o in faults:
         found[kind_of_fault(o)].append(o)
     return [{"verdict": v, "error": error, "says": words, "cases": len(every),
-             "functions": dict(collections.Counter(o.case.function for o in every).most_common()),
-             "ingredients": dict(collections.Counter(f"{p}: {k}" for o in every for p, k in o.case.odd.items()).most_common()),
+             "functions": often(o.case.function for o in every), "ingredients": often(f"{p}: {k}" for o in every for p, k in o.case.odd.items()),
              "example": (first := min(every, key=lambda o: (len(o.case.odd), o.case.number))).case.number,
-             "call": f"{first.case.function}({odd(first.case)})", "message": first.says}
+             "call": f"{first.case.function}({odd_of(first.case)})", "message": first.says}
             for (v, error, words), every in sorted(found.items(), key=lambda pair: (FAULTS.index(pair[0][0]), -len(pair[1])))]
 
 
@@ -93,9 +98,7 @@ def text(found: dict) -> Iterator[str]:
     "The summary as lines"
     yield f"{found['cases']} cases of seed {found['seed']} in {found['seconds']} s: " + ", ".join(f"{v} {n}" for v, n in found["verdicts"].items())
     for g in found["faults"]:
-        few = [", ".join(f"{k} {n}" for k, n in list(g[of].items())[:6]) + (f", and {len(g[of]) - 6} more" if len(g[of]) > 6 else "")
-               for of in ("functions", "ingredients")]
-        yield f"\n{g['verdict']} {g['cases']} x {g['error']}: {g['message']}\n    --only {g['example']}: {g['call']}\n    {few[0]}\n    {few[1]}"
+        yield f"\n{g['verdict']} {g['cases']} x {g['error']}: {g['message']}\n    --only {g['example']}: {g['call']}\n    {g['functions']}\n    {g['ingredients']}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -43,66 +43,26 @@ def density(model, shape) -> rce.KDensity:
     return rce.KDensity(models.features(model, pixels(4, shape)), CLASSES, 1.0)
 
 
-def search(model, x, ball, objective=None, **settings):
-    return maximize(model, objective, x, ball, **settings)
-
-
-def white_box(model, x, y, shape, eta=0.0, **settings):
-    return rce.cw_white_box(model, x, y, density(model, shape), eta, **settings)
-
-
 def detector(attack: Callable) -> Callable:
-    return lambda model, x, y, ball, shape, **settings: attack(model, x, y, ball, rce.DensityScore(density(model, shape)), **settings)
+    return lambda model, x, y, ball, shape, **s: attack(model, x, y, ball, rce.DensityScore(density(model, shape)), **s)
 
 
-def bundled(model, x, y, ball, **settings):
-    return maxconfidence.bundle(attacks.pgd(model, x, y, ball, 2, **settings), attacks.uniform_noise(model, x, y, ball, **settings))
+def two(ball) -> dict[str, Callable]:
+    "An attack for a table"
+    return {"pgd": partial(attacks.pgd, ball=ball, steps=2)}
 
 
 def curves(model, x, y, ball, level=0.95):
-    table = records.evaluate(model, x, y, {"pgd": partial(attacks.pgd, ball=ball, steps=2)})
-    clean, attacked = (table[table.attack == a] for a in ("clean", "pgd"))
-    return maxconfidence.success_fail(clean, attacked, level)
+    table = records.evaluate(model, x, y, two(ball))
+    return maxconfidence.success_fail(table[table.attack == "clean"], table[table.attack == "pgd"], level)
 
 
-def shell(model, x, xi=0.1):
-    return predict(hcnn.Shell(model, partial(hcnn.mcn, xi=xi, steps=2)), x)
+def bundled(model, x, y, ball, **s):
+    return maxconfidence.bundle(attacks.pgd(model, x, y, ball, 2, **s), attacks.uniform_noise(model, x, y, ball, **s))
 
 
-def through(model, x, y, ball, **settings):
-    return hcnn.through(hcnn.Shell(model, partial(hcnn.mcn, xi=0.1, steps=1)), x, y, ball, model, **settings)
-
-
-def admitted(model, x, y, ball, **settings):
-    return maxconfidence.admit(model, x, y, ball, x, **settings)
-
-
-def evaluated(model, x, y, ball):
-    return records.evaluated(model, x, y, {"pgd": partial(attacks.pgd, ball=ball, steps=2)}, {"surest": rce.confidence_score})
-
-
-def evaluate(model, x, y, ball, **settings):
-    return records.evaluate(model, x, y, {"pgd": partial(attacks.pgd, ball=ball, steps=2)}, {"surest": rce.confidence_score}, **settings)
-
-
-def nearest(model, x, y, **settings):
-    return with_confidence(scored(model, Margin(y), x, **settings), y)
-
-
-def score_of(y, vectors, sigma2=1.0, per_class=None):
-    return rce.KDensity(vectors, y, sigma2, per_class)(vectors, y)
-
-
-def curve(model, x, y, ball, **settings):
-    return separation.separation_curve(model, x, y, ball, (0.5, 0.9), **settings)
-
-
-def fooling(model, shape, **settings):
-    return regularization.fooling_images(model, shape, K, **settings)
-
-
-def quantized(model, x, **settings):
-    return predict(quantization.quantize(model, first_last=True, **settings), x)
+def through(model, x, y, ball, **s):
+    return hcnn.through(hcnn.Shell(model, partial(hcnn.mcn, xi=0.1, steps=1)), x, y, ball, model, **s)
 
 
 ATTACK = "model x y ball"
@@ -123,22 +83,23 @@ FUNCTIONS = {
     "constant_offset": F(attacks.constant_offset, "model x y", "offsets batch_size", offsets=0.3),
     "offset_logits": F(attacks.offset_logits, "model x", "offsets batch_size", offsets=[0.3, -0.1]),
     "least_likely": F(attacks.least_likely, "model x y", "batch_size"),
-    "maximize": F(search, "model x ball", "objective rule steps step_size restarts seed decay start stop patience keep rank autocast batch_size", "climbs",
+    "maximize": F(lambda model, x, ball, objective, **s: maximize(model, objective, x, ball, **s), "model x ball", "objective rule steps step_size restarts seed decay start stop patience keep rank autocast batch_size", "climbs",
                   objective=Margin(1), steps=3),
-    "maximize by each rule": F(search, "model x ball", "objective rule", "climbs", objective=CrossEntropy(1), steps=3),
-    "scored": F(nearest, "model x y", "batch_size"),
+    "maximize by each rule": F(lambda model, x, ball, objective, **s: maximize(model, objective, x, ball, **s), "model x ball", "objective rule", "climbs", objective=CrossEntropy(1), steps=3),
+    "scored": F(lambda model, x, y, **s: with_confidence(scored(model, Margin(y), x, **s), y), "model x y", "batch_size"),
     "max_confidence": F(maxconfidence.max_confidence, ATTACK, "seed restarts autocast batch_size", "climbs"),
     "max_confidence by steps": F(maxconfidence.max_confidence, ATTACK, "steps step_size restarts seed batch_size", "climbs", steps=2),
     "public_recipe": F(maxconfidence.public_recipe, ATTACK, "steps step_size seed", "", steps=1, longer=2),
-    "admit": F(admitted, ATTACK, "batch_size"),
+    "admit": F(lambda model, x, y, ball, **s: maxconfidence.admit(model, x, y, ball, x, **s), ATTACK, "batch_size"),
     "bundle": F(bundled, ATTACK, "seed batch_size", ""),
     "success_fail": F(curves, ATTACK, "level"),
-    "evaluate": F(evaluate, ATTACK, "batch_size", "hidden"),
-    "evaluated": F(evaluated, ATTACK, "", "hidden"),
+    "evaluate": F(lambda model, x, y, ball, **s: records.evaluate(model, x, y, two(ball), {"surest": rce.confidence_score}, **s), ATTACK, "batch_size", "hidden"),
+    "evaluated": F(lambda model, x, y, ball: records.evaluated(model, x, y, two(ball), {"surest": rce.confidence_score}), ATTACK, "", "hidden"),
     "predict": F(predict, "model x", "batch_size"),
     "features": F(models.features, "model x", "batch_size", "hidden"),
     "outputs": F(models.outputs, "model x", "batch_size", "hidden"),
-    "cw_white_box": F(white_box, "model x y shape", "eta weight kappa rounds steps step_size c target", "hidden", rounds=2, steps=2),
+    "cw_white_box": F(lambda model, x, y, shape, eta=0.0, **s: rce.cw_white_box(model, x, y, density(model, shape), eta, **s), "model x y shape",
+                      "eta weight kappa rounds steps step_size c target", "hidden", rounds=2, steps=2),
     "max_score": F(detector(rce.max_score), f"{ATTACK} shape", "steps seed weight batch_size", "hidden", steps=2),
     "orthogonal_pgd": F(detector(rce.orthogonal_pgd), f"{ATTACK} shape", "steps batch_size", "hidden", steps=2),
     "mcn": F(hcnn.mcn, "model x", "xi steps seed batch_size", "", lambda s: s["xi"], xi=0.1, steps=2),
@@ -146,17 +107,17 @@ FUNCTIONS = {
     "ncn": F(hcnn.ncn, "model x", "p xi steps weights norm step_size batch_size", "", lambda s: s["xi"], p=0.6, xi=0.5, steps=3),
     "each_label": F(hcnn.each_label, "model x", "xi steps", "", lambda s: s["xi"], xi=0.1, steps=2),
     "least_entropy": F(hcnn.least_entropy, "model x", "xi alpha steps batch_size", "", lambda s: s["xi"], xi=0.1, steps=2),
-    "Shell": F(shell, "model x", "xi", "shell"),
+    "Shell": F(lambda model, x, xi=0.1: predict(hcnn.Shell(model, partial(hcnn.mcn, xi=xi, steps=2)), x), "model x", "xi", "shell"),
     "through": F(through, ATTACK, "steps batch_size", "shell", steps=2),
     "separation": F(separation.separation, ATTACK, "p level steps seed batch_size", "", steps=2),
-    "separation_curve": F(curve, ATTACK, "level steps", "", steps=2),
-    "fooling_images": F(fooling, "model shape", "steps step_size starts batch_size", steps=2),
+    "separation_curve": F(lambda model, x, y, ball, **s: separation.separation_curve(model, x, y, ball, (0.5, 0.9), **s), ATTACK, "level steps", "", steps=2),
+    "fooling_images": F(lambda model, shape, **s: regularization.fooling_images(model, shape, K, **s), "model shape", "steps step_size starts batch_size", steps=2),
     "along_rays": F(regularization.along_rays, "model x", "positions seed batch_size", positions=[0.0, 1.0]),
     "zero_gradients": F(regularization.zero_gradients, "model x y", "batch_size"),
-    "quantize": F(quantized, "model x", "w a g", "copies", w=2),
+    "quantize": F(lambda model, x, **s: predict(quantization.quantize(model, first_last=True, **s), x), "model x", "w a g", "copies", w=2),
     "quantize_weight": F(lambda bits: quantization.quantize_weight(pixels(4, (5,)), bits), "", "bits", bits=2),
     "non_me": F(rce.non_me, "", "probabilities", probabilities=torch.full((2, 3), 1 / 3)),
-    "KDensity": F(score_of, "y", "vectors sigma2 per_class", vectors=pixels(N, (5,))),
+    "KDensity": F(lambda y, vectors, sigma2=1.0, per_class=None: rce.KDensity(vectors, y, sigma2, per_class)(vectors, y), "y", "vectors sigma2 per_class", vectors=pixels(N, (5,))),
     "threshold_at": F(lambda scores, level: rce.threshold_at(scores, 1 - level), "", "scores level", scores=np.ones(3), level=0.9),
     "auc": F(lambda scores: records.auc(scores, np.zeros(3)), "", "scores", scores=np.ones(3)),
     "binomial_interval": F(lambda hits, level: records.binomial_interval(hits, 10, level), "", "hits level", hits=3, level=0.9),

@@ -127,145 +127,81 @@ LABELS = {
 }
 
 
-def each(a, eps: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def each(n: int, eps: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     "A radius for each example"
-    return torch.linspace(eps, eps / 2, a.n).to(dtype)
+    return torch.linspace(eps, eps / 2, n).to(dtype)
 
 
-SETS = {
-    "Linf": good(lambda a: Linf(0.1)),
-    "L2": good(lambda a: L2(0.5), traits="L2"),
-    "L0": good(lambda a: L0(3), traits="L0"),
-    "the box": good(lambda a: BOX),
-    "L2, wide": good(lambda a: L2(5.0), traits="L2"),
-    "L0, all pixels": good(lambda a: L0(1000), traits="L0"),
-    "L0(10)": good(lambda a: L0(10), traits="L0"),
-    "Linf of each": good(lambda a: Linf(each(a, 0.2))),
-    "L2 of each": good(lambda a: L2(each(a, 0.6)), traits="L2"),
-    "L0 of each": good(lambda a: L0(torch.arange(a.n) + 1), traits="L0"),
-    "Linf of a scalar tensor": good(lambda a: Linf(torch.tensor(0.1))),
-    "Linf in float64": good(lambda a: Linf(each(a, 0.2, torch.float64))),
-    "Linf in float16": good(lambda a: Linf(each(a, 0.25, torch.float16))),
-    "Linf, tiny": good(lambda a: Linf(1e-6)),
-    "Linf that requires grad": good(lambda a: Linf(each(a, 0.2).requires_grad_())),
-    "L2 that requires grad": good(lambda a: L2(torch.tensor(0.5, requires_grad=True)), traits="L2"),
-    "Linf of NumPy's number": good(lambda a: Linf(np.float64(0.1))),
-    "Linf of NumPy's float32": either(lambda a: Linf(np.float32(0.125))),
-    "Linf of True": either(lambda a: Linf(True)),
-    "Linf of whole numbers": either(lambda a: Linf(torch.ones(a.n, dtype=torch.int64))),
-    "a number": either(lambda a: 0.1),
-    "the number 1": either(lambda a: 1),
-    "numbers": either(lambda a: each(a, 0.2)),
-    "NumPy's number": either(lambda a: np.float64(0.1)),
-    "NumPy's numbers": either(lambda a: Linf(np.full(a.n, 0.1))),
-    "a list": either(lambda a: Linf([0.1] * a.n)),
-    "a column": bad(lambda a: Linf(each(a, 0.2)[:, None])),
-    "too many": bad(lambda a: L2(torch.full((a.n + 1,), 0.5))),
-    "no radius": bad(lambda a: Linf(torch.zeros(0))),
-    "a word": bad(lambda a: Linf("8/255")),
-    "None": bad(lambda a: Linf(None)),
-    "complex": bad(lambda a: Linf(0.1 + 0j)),
-    "complex tensor": bad(lambda a: L2(torch.tensor(0.1 + 0j))),
-    "negative": bad(lambda a: Linf(-0.1)),
-    "zero": bad(lambda a: L2(0.0)),
-    "NaN": bad(lambda a: L2(math.nan)),
-    "infinite": bad(lambda a: L2(math.inf)),
-    "of 0..255": bad(lambda a: Linf(8)),
-    "L0 of a half": bad(lambda a: L0(2.5)),
-    "L0 of a word": bad(lambda a: L0("3")),
-    "NaN for one": bad(lambda a: Linf(torch.full((a.n,), math.nan))),
-    "on meta": bad(lambda a: Linf(torch.full((a.n,), 0.1, device="meta"))),
-    "no set": bad(lambda a: None),
-    "a set's name": bad(lambda a: "Linf"),
-    "a class": bad(lambda a: Linf),
-    "a pair": bad(lambda a: ("Linf", 0.1)),
-}
+def optimiser() -> torch.optim.Optimizer:
+    return torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
-def kinds(goods: list, bads: list, eithers: list = ()) -> dict[str, Kind]:
-    "Ingredients that are written as they are called; what can be called is asked for the value"
-    table = {}
-    for expect, values in ("good", goods), ("bad", bads), ("either", eithers):
-        for v in values:
-            name, make = v if isinstance(v, tuple) else (repr(v), lambda a, v=v: v)
-            table[name] = Kind(make, expect)
-    return table
+NAMES = {name: getattr(torch, name) for name in ("tensor", "ones", "zeros", "full", "arange", "float16", "float64", "int32", "int64", "uint8")} | {
+    "math": math, "nan": math.nan, "inf": math.inf, "meta": torch.device("meta"), "torch": torch, "np": np, "K": K, "each": each, "pixels": pixels, "optimiser": optimiser,
+    **{c.__name__: c for c in (Linf, L2, L0, Margin, WrongConfidence, CrossEntropy, LogConfidence, LogOdds, Lead, Steepest, Halving, Adam, DDN, OneFeature)}, "BOX": BOX}
 
 
-nan, inf = math.nan, math.inf
-SHARE = kinds([0.9, 0.5], [0, -0.1, 1.5, nan, "a", None])
-COUNT = kinds([1, 2, ("np.int64(2)", lambda a: np.int64(2))], [-1, 2.5, "3", nan, inf, [2]], [0, True, None, 2.0, ("tensor(2)", lambda a: torch.tensor(2))])
-LENGTH = kinds([0.05, 0.3], [-0.1, 0.0, nan, inf, 255, "a", [0.1], 0.1j], [None, ("numbers", lambda a: each(a, 0.2)), ("a column", lambda a: each(a, 0.2)[:, None])])
-BITS = kinds([1, 4, 32, ("np.int64(8)", lambda a: np.int64(8))], [0, 9, 2.5, "4", None, nan], [True, 8.0])
-NUMBER = kinds([0.0, 1.0, ("np.float32(1)", lambda a: np.float32(1))], [-1.0, nan, inf, "a", None, 1j])
+def written(goods: str, bads: str, eithers: str = "") -> dict[str, Kind]:
+    "Ingredients that are called as they are written, with `n` images `x` and their labels `y`; a set says what norm it is of"
+    return {text: Kind(lambda a, text=text: eval(text, NAMES | vars(a)), expect, text[:2])
+            for expect, texts in (("good", goods), ("bad", bads), ("either", eithers)) for text in texts.split("; ") if text}
 
+
+SETS = written(
+    "Linf(0.1); L2(0.5); L0(3); BOX; L2(5.0); L0(1000); L0(10); Linf(each(n, 0.2)); L2(each(n, 0.6)); L0(arange(n) + 1); Linf(tensor(0.1)); Linf(1e-6); "
+    "Linf(each(n, 0.2, float64)); Linf(each(n, 0.25, float16)); Linf(each(n, 0.2).requires_grad_()); L2(tensor(0.5, requires_grad=True)); Linf(np.float64(0.1))",
+    "Linf(each(n, 0.2)[:, None]); L2(full((n + 1,), 0.5)); Linf(zeros(0)); Linf('8/255'); Linf(None); Linf(0.1 + 0j); L2(tensor(0.1 + 0j)); Linf(-0.1); L2(0.0); "
+    "L2(nan); L2(inf); Linf(8); L0(2.5); L0('3'); Linf(full((n,), nan)); Linf(full((n,), 0.1, device=meta)); None; 'Linf'; Linf; ('Linf', 0.1)",
+    "0.1; 1; each(n, 0.2); np.float64(0.1); Linf(np.float32(0.125)); Linf(True); Linf(ones(n, dtype=int64)); Linf(np.full(n, 0.1)); Linf([0.1] * n)")
+SHARE = written("0.9; 0.5", "0; -0.1; 1.5; nan; 'a'; None")
+COUNT = written("1; 2; np.int64(2)", "-1; 2.5; '3'; nan; inf; [2]", "0; True; None; 2.0; tensor(2)")
+BITS = written("1; 4; 32; np.int64(8)", "0; 9; 2.5; '4'; None; nan", "True; 8.0")
+NUMBER = written("0.0; 1.0; np.float32(1)", "-1.0; nan; inf; 'a'; None; 1j")
 SETTINGS = {
-    "steps": COUNT,
-    "restarts": COUNT,
-    "rounds": COUNT,
-    "polish": COUNT,
-    "draws": COUNT,
-    "starts": COUNT,
-    "batch_size": kinds([1, 2, 100, 2**40, ("np.int64(2)", lambda a: np.int64(2))], [0, -1, 1.5, "8", None, nan, [2]], [True, 2.0, ("tensor(2)", lambda a: torch.tensor(2))]),
-    "seed": kinds([0, 7, -1, 2**70, ("np.int64(-3)", lambda a: np.int64(-3)), ("one for each", lambda a: torch.arange(a.n) - 1), ("int32", lambda a: torch.arange(a.n, dtype=torch.int32))],
-                  [1.5, "0", None, nan, [0, 1], ("too many", lambda a: torch.arange(a.n + 1)), ("float tensor", lambda a: torch.rand(a.n, generator=torch.Generator().manual_seed(0))),
-                   ("a generator", lambda a: torch.Generator()), ("on meta", lambda a: torch.arange(a.n, device="meta"))], [True, 2.0, ("tensor(3)", lambda a: torch.tensor(3)), ("uint8", lambda a: torch.arange(a.n, dtype=torch.uint8))]),
-    "target": kinds([None, 2, ("tensor(2)", lambda a: torch.tensor(2)), ("one for each", lambda a: (a.y + 1) % K), ("np.int64(2)", lambda a: np.int64(2))],
-                    ["cat", K, -1, 2.0, nan, ("the right label", lambda a: a.y), ("too many", lambda a: torch.full((a.n + 1,), 2)), ("float tensor", lambda a: torch.full((a.n,), 2.0)),
-                     ("on meta", lambda a: torch.full((a.n,), 2, device="meta"))], [True, ("a list", lambda a: [2] * a.n)]),
-    "step_size": LENGTH,
-    "keep": kinds(["best", "last"], ["first", None, 1]),
-    "start": kinds(["here", "random", ("points", lambda a: (a.x + 0.05).clamp(0, 1))], ["there", None, 0, ("one point", lambda a: a.x[:1]), ("outside", lambda a: a.x + 2), ("NaN", lambda a: a.x * nan),
-                   ("uint8", lambda a: a.x.byte()), ("NumPy", lambda a: a.x.numpy())]),
-    "stop": kinds([inf, 0.5], [nan, "a", None, [1]]),
-    "patience": COUNT,
-    "decay": kinds([1.0, 0.1], [0, -1, 2, nan, "a", None]),
-    "autocast": kinds([None, "auto", torch.bfloat16], ["fast", 16, True], [torch.float16, torch.float32, torch.int8]),
-    "margin": kinds([False, True], [], [1, 0, None]),
-    "theta": kinds([1.0, -0.5, 0.3], [0, 2, nan, "a", None]),
-    "kappa": NUMBER,
-    "weight": kinds([0.0, 1.0], [nan, "a", None], [-1.0, inf]),
-    "lam": NUMBER,
-    "gamma": kinds([0.05, 0.5], [0, 1, -1, nan, "a", None]),
-    "c": kinds([1.0, 10], [0, -1, nan, inf, "a", None]),
-    "p": SHARE,
-    "level": SHARE,
-    "share": kinds([0.5, 1], [0, 1.5, -1, nan, "a", None]),
-    "xi": kinds([0.1, 1], [-0.1, 8, nan, "a", None, 1j], [0, True, ("Linf(.1)", lambda a: Linf(0.1)), ("L2(1)", lambda a: L2(1.0)), ("numbers", lambda a: each(a, 0.2)), ("np.float32", lambda a: np.float32(0.1))]),
-    "norm": kinds([2, inf], ["a", None, nan], [1, 0, -1, 3]),
-    "weights": kinds([("(10.,)", lambda a: (10.0,)), ("(1, 10)", lambda a: (1, 10))], [[], [10, 1], [-1], ["a"], [nan], None, 5]),
-    "alpha": kinds([1.0, 2, inf], [0, -1, nan, "a", None]),
-    "offsets": kinds([[0.5], [0.1, -0.2]], [2, nan, "a", None, [], [nan], [[0.1]], 1j], [0, 0.5, ("tensor", lambda a: torch.tensor([0.1])), ("NumPy", lambda a: np.array([0.1])), ("np.float32", lambda a: np.float32(0.5))]),
-    "positions": kinds([[0.0, 0.5, 1.0]], [[], [2.0], [nan], "a", None, 0.5, [[0.5]]], [("tensor", lambda a: torch.tensor([0.1]))]),
-    "sigma2": kinds([1.0, 2, ("np.float32(1)", lambda a: np.float32(1))], [0, -1, nan, inf, "a", None]),
-    "per_class": kinds([None, 1, 2], [0, -1, 1.5, "a"], [True, 2.0]),
-    "eta": kinds([0.0, -3, ("one for each class", lambda a: torch.zeros(K))], [nan, "a", None, ("too many", lambda a: torch.zeros(K + 1)), ("a column", lambda a: torch.zeros(K, 1))], [inf]),
-    "w": BITS,
-    "a": BITS,
-    "g": BITS,
-    "bits": BITS,
-    "objective": kinds([("LogConfidence(0)", lambda a: LogConfidence(0)), ("LogConfidence of each", lambda a: LogConfidence(a.y)), ("CrossEntropy", lambda a: CrossEntropy(a.y)),
-                        ("Margin", lambda a: Margin(a.y)), ("WrongConfidence", lambda a: WrongConfidence(a.y)), ("Lead", lambda a: Lead(2)), ("LogOdds", lambda a: LogOdds(2)),
-                        ("own", lambda a: lambda logits, z: logits[:, 0] - z.mean((1, 2, 3)))],
-                       [None, "margin", ("label too high", lambda a: Margin(K)), ("label None", lambda a: Margin(None)), ("labels too many", lambda a: Margin(torch.zeros(a.n + 1, dtype=torch.int64))),
-                        ("labels float", lambda a: CrossEntropy(a.y.float())), ("label a word", lambda a: LogConfidence("cat")), ("a class", lambda a: Margin), ("a scalar", lambda a: lambda logits, z: logits.sum()),
-                        ("a list", lambda a: lambda logits, z: logits[:, 0].tolist()), ("None for a value", lambda a: lambda logits, z: None)],
-                       [("constant", lambda a: lambda logits, z: z.new_zeros(len(z))), ("NaN", lambda a: lambda logits, z: logits[:, 0] * nan), ("labels of NumPy", lambda a: Margin(a.y.numpy()))]),
-    "rank": kinds([None, ("Margin", lambda a: Margin(a.y))], ["margin", ("a scalar", lambda a: lambda logits, z: logits.sum())]),
-    "rule": kinds([("Steepest", lambda a: Steepest()), ("momentum", lambda a: Steepest(0.9)), ("Halving", lambda a: Halving()), ("Adam", lambda a: Adam()), ("DDN", lambda a: DDN()), ("OneFeature", lambda a: OneFeature())],
-                  [None, "pgd", ("a class", lambda a: Steepest), ("an optimiser", lambda a: torch.optim.Adam([torch.zeros(1, requires_grad=True)]))], [("tanh", lambda a: Adam("tanh"))]),
-    "probabilities": kinds([("good", lambda a: pixels(4, (K,)).softmax(1)), ("float64", lambda a: pixels(4, (K,)).double().softmax(1))],
-                           [("logits", lambda a: pixels(4, (K,)) * 9), ("NaN", lambda a: pixels(4, (K,)) * nan), ("one class", lambda a: torch.ones(4, 1)), ("a row", lambda a: torch.tensor([0.5, 0.5])), None, [[0.5, 0.5]],
-                            ("NumPy", lambda a: np.full((2, 2), 0.5)), ("negative", lambda a: torch.tensor([[1.5, -0.5]])), ("complex", lambda a: torch.tensor([[0.5, 0.5 + 0j]])), ("on meta", lambda a: torch.ones(2, 2, device="meta"))],
-                           [("none", lambda a: torch.ones(0, 2)), ("float16", lambda a: torch.full((2, 2), 0.5).half()), ("whole", lambda a: torch.tensor([[1, 0]]))]),
-    "vectors": kinds([("good", lambda a: pixels(a.n, (5,))), ("float64", lambda a: pixels(a.n, (5,)).double()), ("float16", lambda a: pixels(a.n, (5,)).half()), ("requires grad", lambda a: pixels(a.n, (5,)).requires_grad_()),
-                      ("equal", lambda a: torch.ones(a.n, 5))],
-                     [("NaN", lambda a: pixels(a.n, (5,)) * nan), ("flat", lambda a: torch.ones(a.n)), ("images", lambda a: a.x), ("too many", lambda a: pixels(a.n + 1, (5,))), ("none", lambda a: torch.ones(0, 5)), None, [[1.0]],
-                      ("NumPy", lambda a: np.ones((a.n, 5))), ("complex", lambda a: torch.ones(a.n, 5) * 1j), ("on meta", lambda a: torch.ones(a.n, 5, device="meta"))], [("whole", lambda a: torch.ones(a.n, 5, dtype=torch.int64)),
-                     ("no values", lambda a: torch.ones(a.n, 0))]),
-    "scores": kinds([("good", lambda a: np.array([0.1, 0.7])), ("a tensor", lambda a: torch.tensor([0.1, 0.7])), ("infinite", lambda a: np.array([inf, 0.0])), [0.1, 0.2]], [("none", lambda a: np.array([])), ("NaN", lambda a: np.array([nan])), "a", None,
-                    ("complex", lambda a: np.array([1j])), ("on meta", lambda a: torch.ones(2, device="meta"))], [0.5, ("bool", lambda a: np.array([True])), ("a column", lambda a: np.ones((2, 1)))]),
-    "hits": kinds([0, 3, ("np.int64(2)", lambda a: np.int64(2))], [-1, 11, "a", None, nan, [1]], [2.0, 2.5, True]),
+    **dict.fromkeys(("steps", "restarts", "rounds", "polish", "draws", "starts", "patience"), COUNT),
+    **dict.fromkeys(("p", "level"), SHARE),
+    **dict.fromkeys(("kappa", "lam"), NUMBER),
+    **dict.fromkeys(("w", "a", "g", "bits"), BITS),
+    "batch_size": written("1; 2; 100; 2**40; np.int64(2)", "0; -1; 1.5; '8'; None; nan; [2]", "True; 2.0; tensor(2)"),
+    "seed": written("0; 7; -1; 2**70; np.int64(-3); arange(n) - 1; arange(n, dtype=int32)",
+                    "1.5; '0'; None; nan; [0, 1]; arange(n + 1); full((n,), 0.5); torch.Generator(); arange(n, device=meta)", "True; 2.0; tensor(3); arange(n, dtype=uint8)"),
+    "target": written("None; 2; tensor(2); (y + 1) % K; np.int64(2)", "'cat'; K; -1; 2.0; nan; y; full((n + 1,), 2); full((n,), 2.0); full((n,), 2, device=meta)", "True; [2] * n"),
+    "step_size": written("0.05; 0.3", "-0.1; 0.0; nan; inf; 255; 'a'; [0.1]; 0.1j", "None; each(n, 0.2); each(n, 0.2)[:, None]"),
+    "keep": written("'best'; 'last'", "'first'; None; 1"),
+    "start": written("'here'; 'random'; (x + 0.05).clamp(0, 1)", "'there'; None; 0; x[:, :, 1:]; x + 2; x * nan; x.byte(); x.numpy()"),
+    "stop": written("inf; 0.5", "nan; 'a'; None; [1]"),
+    "decay": written("1.0; 0.1", "0; -1; 2; nan; 'a'; None"),
+    "autocast": written("None; 'auto'; torch.bfloat16", "'fast'; 16; True", "float16; torch.float32; torch.int8"),
+    "margin": written("False; True", "", "1; 0; None"),
+    "theta": written("1.0; -0.5; 0.3", "0; 2; nan; 'a'; None"),
+    "weight": written("0.0; 1.0", "nan; 'a'; None", "-1.0; inf"),
+    "gamma": written("0.05; 0.5", "0; 1; -1; nan; 'a'; None"),
+    "c": written("1.0; 10", "0; -1; nan; inf; 'a'; None"),
+    "xi": written("0.1; 1", "-0.1; 8; nan; 'a'; None; 1j", "0; True; Linf(0.1); L2(1.0); each(n, 0.2); np.float32(0.1)"),
+    "norm": written("2; inf", "'a'; None; nan", "1; 0; -1; 3"),
+    "weights": written("(10.0,); (1, 10)", "[]; [10, 1]; [-1]; ['a']; [nan]; None; 5"),
+    "alpha": written("1.0; 2; inf", "0; -1; nan; 'a'; None"),
+    "offsets": written("[0.5]; [0.1, -0.2]", "2; nan; 'a'; None; []; [nan]; [[0.1]]; 1j", "0; 0.5; tensor([0.1]); np.array([0.1]); np.float32(0.5)"),
+    "positions": written("[0.0, 0.5, 1.0]", "[]; [2.0]; [nan]; 'a'; None; 0.5; [[0.5]]", "tensor([0.1])"),
+    "sigma2": written("1.0; 2; np.float32(1)", "0; -1; nan; inf; 'a'; None"),
+    "per_class": written("None; 1; 2", "0; -1; 1.5; 'a'", "True; 2.0"),
+    "eta": written("0.0; -3; zeros(K)", "nan; 'a'; None; zeros(K + 1); zeros(K, 1)", "inf"),
+    "objective": written(
+        "LogConfidence(0); LogConfidence(y); CrossEntropy(y); Margin(y); WrongConfidence(y); Lead(2); LogOdds(2); lambda logits, z: logits[:, 0] - z.mean((1, 2, 3))",
+        "None; 'margin'; Margin(K); Margin(None); Margin(zeros(n + 1, dtype=int64)); CrossEntropy(y.float()); LogConfidence('cat'); Margin; lambda logits, z: logits.sum(); "
+        "lambda logits, z: logits[:, 0].tolist(); lambda logits, z: None",
+        "lambda logits, z: z.new_zeros(len(z)); lambda logits, z: logits[:, 0] * math.nan; Margin(y.numpy())"),
+    "rank": written("None; Margin(y)", "'margin'; lambda logits, z: logits.sum()"),
+    "rule": written("Steepest(); Steepest(0.9); Halving(); Adam(); DDN(); OneFeature()", "None; 'pgd'; Steepest; optimiser()", "Adam('tanh')"),
+    "probabilities": written("pixels(4, (K,)).softmax(1); pixels(4, (K,)).double().softmax(1)",
+                             "pixels(4, (K,)) * 9; pixels(4, (K,)) * nan; ones(4, 1); tensor([0.5, 0.5]); None; [[0.5, 0.5]]; np.full((2, 2), 0.5); tensor([[1.5, -0.5]]); "
+                             "tensor([[0.5, 0.5 + 0j]]); ones(2, 2, device=meta)", "ones(0, 2); full((2, 2), 0.5).half(); tensor([[1, 0]])"),
+    "vectors": written("pixels(n, (5,)); pixels(n, (5,)).double(); pixels(n, (5,)).half(); pixels(n, (5,)).requires_grad_(); ones(n, 5)",
+                       "pixels(n, (5,)) * nan; ones(n); x; pixels(n + 1, (5,)); ones(0, 5); None; [[1.0]]; np.ones((n, 5)); ones(n, 5) * 1j; ones(n, 5, device=meta)",
+                       "ones(n, 5, dtype=int64); ones(n, 0)"),
+    "scores": written("np.array([0.1, 0.7]); tensor([0.1, 0.7]); np.array([inf, 0.0]); [0.1, 0.2]",
+                      "np.array([]); np.array([nan]); 'a'; None; np.array([1j]); ones(2, device=meta)", "0.5; np.array([True]); np.ones((2, 1))"),
+    "hits": written("0; 3; np.int64(2)", "-1; 11; 'a'; None; nan; [1]", "2.0; 2.5; True"),
 }
 
 

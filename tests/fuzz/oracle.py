@@ -32,7 +32,7 @@ LIBRARY = Path(confnb.__file__).resolve().parent
 FAULTS = ("unclear", "wrong", "taken", "refused", "hang", "crash")
 VERDICTS = ("right", "clear", "own", *FAULTS)
 PLACES = {"model": MODELS, "x": IMAGES, "y": LABELS, "ball": SETS}
-USUAL = {"model": ("plain", "convolution, eval mode"), "x": ("good",), "y": ("good",), "ball": ("Linf", "L2", "Linf of each"), "context": ("plain",)}
+USUAL = {"model": ("plain", "convolution, eval mode"), "x": ("good",), "y": ("good",), "ball": ("Linf(0.1)", "L2(0.5)", "Linf(each(n, 0.2))"), "context": ("plain",)}
 PAIRED = ("pgd", "max_confidence", "evaluate")  # for these also every pair of model, image, label and circumstances
 SECONDS = 20
 
