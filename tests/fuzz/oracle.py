@@ -94,7 +94,7 @@ def case(seed: int, number: int) -> Case:
         name = rng.choice(list(FUNCTIONS))
         chosen = rng.sample(places(name), min(rng.choice((1, 2, 2, 3)), len(places(name))))
         odd = {p: rng.choice([k for k in table(p) if rng.random() < 0.5 or table(p)[k].expect != "bad"] or list(table(p))) for p in chosen}
-    usual = {p: rng.choice(USUAL[p]) for p in places(name) if p in USUAL}
+    usual = {p: rng.choice(USUAL[p]) for p in places(name) if p in USUAL} | ({"ball": "Linf(0.1)"} if "linf" in FUNCTIONS[name].traits else {})
     return Case(number, name, usual | odd, odd)
 
 
@@ -275,6 +275,13 @@ def its_own(e: BaseException, case: Case) -> bool:
     return isinstance(e, OwnError) or own and any(f.name == "_call_impl" for f in frames)
 
 
+def blamed(says: str, case: Case) -> str:
+    "The setting that a refusal begins with, where that is as usual and no odd one is named"
+    excused = {*case.odd, *("eps" for p in case.odd if p in ("ball", "xi"))}
+    first = {w for w in says.split()[:3] if len(w) > 1 and (w in SETTINGS or w == "eps")}
+    return "" if first & excused or any(p in says for p in case.odd if len(p) > 1) else ", ".join(sorted(first))
+
+
 # the verdict
 
 
@@ -337,6 +344,8 @@ def verdict(case: Case) -> Outcome:
     except Exception as e:
         refused = "clear" if expect != "good" or isinstance(e, Warning) else "refused"
         what = "own" if its_own(e, case) else refused if ours(e) else "unclear"
+        if what == "clear" and (other := blamed(str(e), case)):
+            return Outcome(case, "unclear", "", f"blames {other}: {str(e)[:150]}")
         if what != "unclear" and (changed := difference(before, state(a))):
             return Outcome(case, "wrong", "", f"after a refusal, changed: {changed}")
         return Outcome(case, what, type(e).__name__, str(e).strip().partition("\n")[0][:200])
