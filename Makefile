@@ -4,9 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= digits
 JOBS ?= 2
+CASES ?= 15000
 export MPLBACKEND ?= agg
 
-.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench coverage clean
+.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
@@ -51,6 +52,10 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_rce.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_quantization.py
+
+# every public function on odd models, images, labels, sets and settings; the figures of the run are shown in the docs
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases $(CASES) --jobs $(JOBS) --out tests/fuzz/last.json
 
 # how much of the library the tests run, and the badge that says so in the docs
 coverage: setup
