@@ -9,7 +9,9 @@ __all__ = ['checkout', 'Topic', 'topics', 'choose', 'parameters_of', 'parse_valu
 # %% ../nbs/88_plans.ipynb #7f58d3a7
 import ast
 import json
+import operator
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,17 +83,39 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     cell = next((c for c in cells if "parameters" in c["metadata"].get("tags", [])), None)
     found: dict[str, Any] = {}
     for node in ast.parse("".join(cell["source"])).body if cell else ():
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = _plain(node.value, found)
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and node.value is not None:
+            found[target.id] = _plain(node.value, found)
     return found
 
 
+_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg}
+
+
 def _plain(node: ast.expr, names: dict[str, Any]) -> Any:
-    """The value of a plain expression such as `8/255`, which may use the names before it."""
+    """The value of a plain expression such as `8/255`, which may use the names before it; nothing is run."""
     try:
-        return eval(compile(ast.Expression(node), "parameters", "eval"), {"__builtins__": {}}, names)
-    except Exception:
+        return _value(node, names)
+    except (ValueError, TypeError, KeyError, ArithmeticError):
         return None
+
+
+def _value(node: ast.expr, names: dict[str, Any]) -> Any:
+    "A literal, a list or dict of values, a name that has one, or sums and products of numbers"
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return type(ast.literal_eval("[]" if isinstance(node, ast.List) else "()"))(_value(e, names) for e in node.elts)
+    if isinstance(node, ast.Dict):
+        return {_value(k, names): _value(v, names) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.Name):
+        return names[node.id]
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_value(node.operand, names))
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _value(node.left, names), _value(node.right, names)
+        if not all(isinstance(v, (int, float)) for v in (left, right)):
+            raise TypeError("only numbers are added and multiplied")
+        return _ARITHMETIC[type(node.op)](left, right)
+    return ast.literal_eval(node)
 
 # %% ../nbs/88_plans.ipynb #72249a7c
 def parse_value(text: str, default: Any) -> Any:
@@ -104,11 +128,26 @@ def parse_value(text: str, default: Any) -> Any:
     """
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{text!r} is not YAML") from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise ValueError(f"{text[:200]!r} is not YAML") from None
     if isinstance(default, str) and not isinstance(value, (str, list, dict)):
         return text
     return fit(value, default)
+
+
+def _number(text: str) -> float | None:
+    "The number that a text such as `1e-3` or `8/255` stands for"
+    try:
+        value = _plain(ast.parse(text.strip(), mode="eval").body, {})
+    except (SyntaxError, RecursionError, MemoryError, ValueError):
+        return None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float(text) if text.strip().lstrip("+-") in ("inf", "nan", ".inf", ".nan") else None
+
+
+def _shortly(value: Any) -> str:
+    "A value for a message, where it is long its beginning; a list that holds itself again and again is not written out"
+    text = reprlib.repr(value)
+    return text if len(text) < 200 else f"{text[:200]}..."
 
 
 def fit(value: Any, default: Any) -> Any:
@@ -125,13 +164,12 @@ def fit(value: Any, default: Any) -> Any:
     if kind is list and isinstance(value, list):
         return [fit(v, default[0]) for v in value] if default else value
     if kind is float and type(value) in (int, float, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        number = _number(value) if isinstance(value, str) else float(value)
+        if number is not None:
+            return number
     if type(value) is kind:
         return value
-    raise ValueError(f"{value!r} is not of type {kind.__name__} like the default {default!r}")
+    raise ValueError(f"{_shortly(value)} is not of type {kind.__name__} like the default {default!r}")
 
 # %% ../nbs/88_plans.ipynb #6b89ce15
 def read_profile(root: Path, name: str) -> tuple[str, dict[str, Any]]:
@@ -149,8 +187,8 @@ def read_profile(root: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise Refusal(f"profile {name!r} does not exist{near(name, known)}; there are {there}, or give a path to a .yaml file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise Refusal(f"profile {path} is not YAML: {' '.join(str(e).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise Refusal(f"profile {path} is not YAML: {' '.join(str(e).split())[:300]}") from None
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
         raise Refusal(f"profile {path} must be lines of `name: value`")
     return path.stem, values
@@ -213,7 +251,24 @@ def plan(root: Path, names: list[str], profile: str = "digits", settings: Sequen
     notes = [f"profile {label} names {k!r}, a parameter of no topic{near(k, every)}; it has no effect" for k in values if k not in every]
     folder = writable(out or Path("runs") / label)
     devices(parameters.values())
+    _check_data(parameters)
     return Plan(root, label, chosen, parameters, given, folder, notes)
+
+
+def _check_data(parameters: dict[str, dict[str, Any]]) -> None:
+    "Refuses a data set that nobody knows before hours have passed"
+    from confnb.data import PLACES, data_root
+
+    for topic, values in parameters.items():
+        for name, value in values.items():
+            if not (name == "data" or name.endswith("_data")) or not isinstance(value, str) or value in ("digits", *PLACES):
+                continue
+            kind, colon, place = value.partition(":")
+            if not colon or kind not in ("npz", "folder"):
+                known = ["digits", *PLACES, "npz:PATH", "folder:PATH"]
+                raise Refusal(f"{name}={value!r} is no data set{near(value, known)}; {topic} takes {', '.join(known)}")
+            if not (Path(place).expanduser().exists() or (data_root() / place).exists()):
+                raise Refusal(f"{name}={value!r}: there is no {place} here or in {data_root()}")
 
 
 def _pair(setting: str, defaults: dict[str, dict[str, Any]]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What the command line refuses, and how: one sentence, status 2, nothing written."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from test_reproduce import project
 
 from confnb import plans
 from confnb import reproduce as r
+from confnb.pages import Refusal
 
 
 @pytest.fixture
@@ -107,3 +109,47 @@ def test_import_needs_no_workshop():
     code = f"import sys\nfor m in {absent}: sys.modules[m] = None\nimport confnb.reproduce"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text, value", [("8/255", 8 / 255), ("1e-3", 1e-3), ("2*.1", 0.2), ("-1/2", -0.5), (".3", 0.3), ("inf", float("inf"))])
+def test_a_number_may_be_written_as_in_the_notebooks(text, value):
+    assert plans.parse_value(text, 0.1) == value
+
+
+@pytest.mark.parametrize("text", ["8/", "__import__('os').system('true')", "1/0", "eps", "[8/255", "9" * 5000, "(" * 3000, "true"])
+def test_what_is_no_number_is_refused_and_nothing_is_run(text):
+    with pytest.raises(ValueError, match="is not of type float|is not YAML") as e:
+        plans.parse_value(text, 0.1)
+    assert len(str(e.value)) < 500
+
+
+def test_parameters_are_read_and_not_run(tmp_path):
+    source = "a: float = 8/255\nb = 2*a\nc = [a, -1]\nd = __import__('os').getcwd()\ne = {'x': (1, 2)}\nf = 'text'\ng = 10**9**9\nh = open('x', 'w')"
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source}
+    (tmp_path / "10_a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    got = plans.parameters_of(tmp_path / "10_a.ipynb")
+    assert got == {"a": 8 / 255, "b": 16 / 255, "c": [8 / 255, -1], "d": None, "e": {"x": (1, 2)}, "f": "text", "g": None, "h": None}
+
+
+def test_a_profile_that_would_fill_the_memory_gets_a_short_sentence(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 7)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines) + "\nsteps: *a6\n")
+    with pytest.raises(Refusal) as e:
+        plans._fitted("steps", plans.read_profile(tmp_path, str(tmp_path / "bomb.yaml"))[1]["steps"], 1, "bomb")
+    assert len(str(e.value)) < 500
+    (tmp_path / "deep.yaml").write_text("steps: " + "[" * 3000)
+    with pytest.raises(Refusal, match="is not YAML"):
+        plans.read_profile(tmp_path, str(tmp_path / "deep.yaml"))
+
+
+@pytest.mark.parametrize("value, says", [("nope", "is no data set"), ("minst", "did you mean mnist"), ("npz:absent.npz", "there is no absent.npz")])
+def test_a_data_set_that_does_not_exist_is_refused_before_anything_runs(value, says):
+    with pytest.raises(Refusal, match=says):
+        plans._check_data({"tiny": {"data": value, "seed": 1}})
+    plans._check_data({"tiny": {"data": "digits", "color_data": "cifar10", "data_of": "nope", "k_data": 3}})
+
+
+def test_commas_in_brackets_of_any_depth_do_not_separate():
+    from confnb.reproduce import grid
+
+    assert list(grid(["a=[1,[2,3]],4"])) == ["a=_1,_2,3_", "a=4"] and list(grid(["a=[1,[2,3]],4"]).values()) == [["a=[1,[2,3]]"], ["a=4"]]

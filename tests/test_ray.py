@@ -14,11 +14,11 @@ from test_resume import WAIT, project, tables
 
 from confnb import reproduce as r
 from confnb.attacks import pgd, uniform_noise
-from confnb.cluster import evaluate_sharded, example_seeds, local, on_ray, stopping
+from confnb.cluster import evaluate_sharded, local, on_ray, stopping
 from confnb.models import build
 from confnb.pages import Refusal
-from confnb.records import evaluate
-from confnb.runtime import streams
+from confnb.records import evaluate, from_foolbox, from_torchattacks
+from confnb.runtime import streams, uniform
 from confnb.search import Linf
 
 N = 23
@@ -69,17 +69,56 @@ def test_a_shard_that_counts_from_zero_would_start_elsewhere(subject):
     assert abs(whole[whole.attack == "a"].l2.to_numpy()[10:] - naive[naive.attack == "a"].l2.to_numpy()).max() > 1e-3
 
 
-@pytest.mark.parametrize("seed", [0, 1, -3, 2**40, 2**64 - 1])
-def test_example_seeds_stand_for_a_number(seed):
-    assert streams(example_seeds(seed, 9)[4:], 5, 2, 7).equal(streams(seed, 9, 2, 7)[4:])
+def hidden_seed(model, x, y):
+    return pgd(model, x, y, 0.1, steps=2, restarts=2)
 
 
-def test_an_attack_with_one_number_for_a_seed_is_refused(subject):
-    def mine(model, x, y, seed: int = 0):
-        return x
+class Wrapped:
+    def __init__(self, attack):
+        self.attack = attack
 
-    with pytest.raises(ValueError, match="'mine' takes its seed as one number"):
-        evaluate_sharded(*subject, {"mine": mine})
+    def __call__(self, model, x, y):
+        return self.attack(model, x, y)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_seed_that_nobody_sees_is_the_wholes_too(subject, shards, threads):
+    model, x, y = subject
+    foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
+    hidden = {
+        "lambda": lambda m, x, y: pgd(m, x, y, 0.1, 2), "def": hidden_seed, "object": Wrapped(hidden_seed), "keyword": partial(uniform_noise, ball=Linf(0.1), seed=9),
+        "foolbox": from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4), "torchattacks": from_torchattacks(torchattacks.PGD, seed=4, eps=0.1, steps=2),
+    }
+    whole = evaluate(model, x, y, hidden)
+    if threads:
+        with local(threads) as submit:
+            cut = evaluate_sharded(model, x, y, hidden, shards=shards, submit=submit)
+    else:
+        cut = evaluate_sharded(model, x, y, hidden, shards=shards)
+    assert_frame_equal(cut, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_attack_that_draws_for_some_of_its_examples_is_refused(subject):
+    def some(model, x, y):
+        return torch.cat([uniform(streams(0, len(x) // 2), x[: len(x) // 2]), x[len(x) // 2 :]])
+
+    model, x, y = subject
+    assert len(evaluate(model, x, y, {"some": some})) == 2 * N
+    with pytest.raises(ValueError, match="one seed for .* of a larger whole; give one seed for each"):
+        evaluate_sharded(model, x, y, {"some": some}, shards=2)
+
+
+def test_a_cluster_where_nobody_listens_is_refused_at_once():
+    for address in "localhost:1", "no-such-host.invalid:1":
+        began = time.monotonic()
+        with pytest.raises(Refusal, match="there is no Ray cluster at"), on_ray(address):
+            pass
+        assert time.monotonic() - began < 30
+
+
+
+def test_less_than_one_shard_is_refused(subject):
     with pytest.raises(ValueError, match="shards must be at least 1"):
         evaluate_sharded(*subject, shards=0)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from confnb import reproduce as r
+from confnb.pages import enter
 
 RUN = [sys.executable, "-c", "from confnb.reproduce import main; main()"]
 PUBLISH = r"""
@@ -103,6 +104,7 @@ def run(home):
     figures.mkdir(parents=True)
     for name in ("mc-F3b.png", "mc-F3b.json"):
         (figures / name).write_text(json.dumps({"kind": "figure", "caption": "stale", "files": {"png": "mc-F3b.png"}}))
+        enter(figures.parent, f"figures/{name}")
     said = []
     complaints = r.reproduce(r.plan(home, [], settings=["eps=1"]), said.append)
     return home / "runs/digits", json.loads((home / "runs/digits/manifest.json").read_text()), complaints, said
@@ -114,7 +116,7 @@ def test_layout(run):
     figures = {f"figures/{i}.{k}" for i in ("hcnn-T1", "man-T1", "mc-F1a", "mc-F1b", "mc-X1") for k in ("png", "svg", "csv", "json")}
     stems = "10_separation", "30_maxconfidence"
     files = {f"{folder}/{s}.{e}" for s in stems for folder, e in (("notebooks", "ipynb"), ("pages", "html"), ("logs", "log"))}
-    assert found == figures | files | {"index.html", "claims.html", "manifest.json", "done/10_separation.json", ".lock"}
+    assert found == figures | files | {"index.html", "claims.html", "manifest.json", "done/10_separation.json", ".lock", MADE}
 
 
 def test_manifest(run):

@@ -87,7 +87,7 @@ def test_side_by_side_with_the_cores_divided(run, home):
     assert complaints == [] and sorted(counted(home)) == ["10_separation", "30_maxconfidence"]
     assert [(home / f"here-{name}").read_text() for name in TOPICS] == ["2", "2"]
     told = json.loads((plan.out / "manifest.json").read_text())
-    assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / "work").exists()
+    assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / r.WORK).exists()
     for stem, own in TOPICS.values():
         mine = [line.split()[1] for line in said if line.split()[0] == stem and len(line.split()) > 1]
         assert mine == [*own, "done"]
@@ -122,7 +122,8 @@ def changed(path, text):
 @pytest.mark.parametrize(
     "path, text, why",
     [
-        ("nbs/topics/10_separation.ipynb", lambda b: b.replace(b"numbers('man-T1')", b"numbers('man-T1') "), "changed since: code"),
+        ("nbs/topics/10_separation.ipynb", lambda b: b.replace(b"numbers('man-T1')", b"numbers('man-T1', 199)"), "changed since: code"),
+        ("nbs/topics/10_separation.ipynb", lambda b: b.replace(b"numbers('man-T1')", b"numbers('man-T1')  # the curve"), None),
         ("separation.npz", lambda b: b + b"!", "changed since: data"),
         ("runs/digits/figures/man-T1.csv", lambda b: b[:-3], "figures/man-T1.csv is missing or was changed"),
         ("runs/digits/figures/hcnn-T1.svg", None, "figures/hcnn-T1.svg is missing or was changed"),
@@ -184,9 +185,27 @@ def test_what_a_topic_imports_is_followed():
     found = r.library_of(r.checkout(Path(__file__).parent) / "nbs/topics/10_separation.ipynb")
     assert {"maxconfidence", "search", "runtime", "plots"} <= set(found) and not {"hcnn", "reproduce", "gallery", "pages"} & set(found)
     modules = {m: Path(m) for m in ("__init__", "search", "attacks")}
-    assert r._imported("from confnb import search\nimport confnb.attacks", modules) == {"search", "attacks"}
+    assert r._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
     assert r._imported("from confnb import max_confidence", modules) == set(modules)
     assert r._imported("from .search import Linf", modules) == {"search"}
+
+
+@pytest.mark.parametrize("code", ["import confnb", "import confnb as c", "from confnb import *", "import confnb, math", "x = = 1",
+                                  "import importlib\nimportlib.import_module('confnb.' + name)", "__import__('confnb')"])
+def test_where_it_cannot_be_told_every_module_counts(tmp_path, code):
+    write_notebook(tmp_path / "10_tiny.ipynb", (code,))
+    assert {"search", "attacks", "report", "hcnn", "maxconfidence"} <= set(r.library_of(tmp_path / "10_tiny.ipynb"))
+
+
+@pytest.mark.parametrize("code", ["x = !ls", "a?", "if True:\n    %time 1", "!pip list", "%matplotlib inline\nfrom confnb.search import Linf", "%%bash\nls", "?help"])
+def test_what_only_ipython_understands_stops_nothing(tmp_path, code):
+    write_notebook(tmp_path / "10_tiny.ipynb", (code,), ("from confnb.search import Linf",))
+    assert "search" in r.library_of(tmp_path / "10_tiny.ipynb") and r._syntax(code)
+
+
+def test_comments_and_docstrings_are_no_change():
+    assert r._syntax("def f():\n    'Says'\n    return 1  # one") == r._syntax("def f():\n    return 1") != r._syntax("def f():\n    return 2")
+    assert r._syntax("x = !ls a") != r._syntax("x = !ls b")
 
 
 def test_again_runs_what_is_finished(run, home):
@@ -264,7 +283,7 @@ def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
     assert after.returncode == 0, err
     assert tables(root / "runs/digits") == uninterrupted
     assert counted(root) == ["10_separation", "30_maxconfidence", "30_maxconfidence"]
-    assert list((root / "runs/digits").glob("work/*")) == []
+    assert list((root / "runs/digits").glob(f"{r.WORK}/*")) == []
 
 
 @pytest.mark.slow
@@ -308,7 +327,7 @@ def test_not_even_the_runner_can_write(tmp_path, monkeypatch):
     plan = r.plan(root, ["separation"])
     ran = r.run_topic(plan, plan.topics[0])
     assert ran.error.startswith("10_separation: ") and "No space left" in ran.error
-    assert "not finished" in r.stale(plan, plan.topics[0]) and list((plan.folder / "work").iterdir()) == []
+    assert "not finished" in r.stale(plan, plan.topics[0]) and list((plan.folder / r.WORK).iterdir()) == []
 
 
 # the cache
@@ -332,7 +351,7 @@ def test_what_was_remembered_is_checked_when_read(tmp_path, monkeypatch, harm):
 
 
 def test_killed_while_it_is_remembered(tmp_path):
-    code = "import os\nfrom confnb.runtime import remember\ndef save(v, p):\n    p.write_text(v[:3]); os.kill(os.getpid(), 9)\n" \
+    code = "import os\nfrom confnb.cache import remember\ndef save(v, p):\n    p.write_text(v[:3]); os.kill(os.getpid(), 9)\n" \
            "remember('thing', 'a', '.txt', lambda: 'numbers', save, None)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CONFNB_CACHE": str(tmp_path)})
     assert done.returncode == -9 and not (tmp_path / "thing/a.txt").exists()
@@ -345,8 +364,8 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         path.write_text(value[:2])
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
-        remember("thing", "a", ".txt", lambda: "numbers", full, None)
+    with pytest.warns(UserWarning, match="not remembered: .* cannot be written .*No space"):
+        assert remember("thing", "a", ".txt", lambda: "numbers", full, None) == "numbers"
     assert list((tmp_path / "thing").iterdir()) == [] and kept(lambda: "numbers") == ("numbers", [])
 
 

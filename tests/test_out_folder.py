@@ -1,0 +1,113 @@
+"""A command writes into a folder that somebody names, and replaces or removes only what an earlier call has made there."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_resume import project
+
+from confnb import pages as p
+from confnb import reproduce as r
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    root = project(tmp_path_factory.mktemp("folder"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield root
+
+
+def run(root, out):
+    plan = r.plan(root, ["separation"], out=out)
+    return plan, r.reproduce(plan, say=lambda line: None)
+
+
+def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
+    out = checkout / "mydir"
+    mine = {"work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
+    for name, text in mine.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    for _ in range(2):
+        run(checkout, out)
+        assert {name: (out / name).read_text() for name in mine} == mine and (out / "index.html").exists()
+    assert not (out / r.WORK).exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "manifest.json", "claims.html", "figures/man-T1.csv", "notebooks/10_separation.ipynb", "done/10_separation.json"])
+def test_a_folder_in_which_something_would_be_lost_is_refused_before_anything_runs(checkout, name):
+    out = checkout / f"theirs-{name.replace('/', '-')}"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(p.Refusal, match="was not made by confnb and would be lost; name another folder"):
+        run(checkout, out)
+    assert (out / name).read_text() == '{"mine": 1}' and not (out / "logs").exists()
+
+
+def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
+    out, victim = checkout / "given", checkout / "victim"
+    run(checkout, out)
+    victim.mkdir()
+    (victim / "data.csv").write_text("precious")
+    stamp = json.loads((out / "done/10_separation.json").read_text())
+    stamp["ran"]["published"]["../../victim/data"] = 1.0
+    stamp["files"]["../victim/data.csv"] = "0"
+    stamp["key"]["code"] = "another"
+    (out / "done/10_separation.json").write_text(json.dumps(stamp))
+    run(checkout, out)
+    assert (victim / "data.csv").read_text() == "precious"
+
+
+def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout):
+    out = checkout / "first"
+    run(checkout, out)
+    (out / p.MADE).unlink()
+    before = {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")}
+    assert run(checkout, out)[1] == run(checkout, checkout / "fresh")[1]
+    assert {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")} == before
+
+
+NAMES = st.sampled_from(["index.htm", "work/a.txt", "figures/man-T1.txt", "figures/mc-F1a.csv", "figures/x.csv", "logs/10_separation.txt", "pages/a.html",
+                         "manifest.yaml", ".lock2", "done/mine.json", "notebooks/mine.ipynb", "work/10_separation-12/a", "figures/hcnn-T1/deep.txt"])
+
+
+@given(files=st.dictionaries(NAMES, st.binary(max_size=30), min_size=1))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_random_file_is_touched(tmp_path, checkout, files):
+    "The parts of a run that write and remove, on folders full of other things"
+    out = tmp_path / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    for name, data in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(data)
+    plan = r.plan(checkout, ["separation"], out=out)
+    topic = plan.topics[0]
+    r._begin(plan)
+    box = r._box(out, topic)
+    (box / "figures/man-T1.csv").write_text("1\n")
+    r._install(plan, topic, box / "figures", ["man-T1"])
+    r._install(plan, topic, box / "figures", [])
+    shutil.rmtree(box)
+    assert {name: (out / name).read_bytes() for name in files} == files and not (out / "figures/man-T1.csv").exists()
+
+
+def test_offline_pages_replace_only_their_own(checkout):
+    out = checkout / "site"
+    out.mkdir()
+    (out / "other.html").write_text("mine")
+    p.pages(checkout, out)
+    p.pages(checkout, out)
+    assert (out / "other.html").read_text() == "mine" and 'name="generator" content="confnb"' in (out / "index.html").read_text()
+    (checkout / "blog").mkdir()
+    (checkout / "blog/index.html").write_text("mine")
+    with pytest.raises(p.Refusal, match="not made by confnb"):
+        p.pages(checkout, checkout / "blog")
+    assert [f.name for f in (checkout / "blog").iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize("name, stays", [("figures/a.csv", True), ("a", True), ("../a", False), ("/etc/passwd", False), ("", False), ("a/../../b", False)])
+def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
+    assert p.inside(name) == stays
