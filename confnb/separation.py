@@ -10,6 +10,7 @@ __all__ = ['SURE', 'GRID', 'confident', 'set_distance', 'WrongOdds', 'confident_
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,10 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from .attacks import cw_linf
-from .maxconfidence import admit, max_confidence
+from .maxconfidence import admit, as_ball, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, streams
-from .search import Ball, Found, Linf, LogOdds, check_ball, merge, take
+from .search import Ball, Found, Linf, LogOdds, merge, take
 
 # %% ../nbs/topics/10_separation.ipynb #a69d3a4b
 def confident(logits: Tensor, p: float) -> Tensor:
@@ -48,8 +49,13 @@ def confident(logits: Tensor, p: float) -> Tensor:
 
 
 def _check_p(p: float) -> None:
-    if not 0 < p <= 1:
-        raise ValueError(f"p is a confidence, in (0, 1], not {p}")
+    if not isinstance(p, (Real, Tensor)) or not 0 < p <= 1:
+        raise ValueError(f"p is a confidence, in (0, 1], not {p!r}")
+
+
+def _check_level(level: float) -> None:
+    if not (isinstance(level, Real) and 0 < level < 1):
+        raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {level!r}")
 
 # %% ../nbs/topics/10_separation.ipynb #a4edd9d5
 def set_distance(points: Tensor, logits: Tensor, p: float, order: float = math.inf) -> float:
@@ -103,7 +109,7 @@ def confident_points(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: float = 0.9,
     steps: int = 200,
     seed: int | Tensor = 0,
@@ -118,7 +124,7 @@ def confident_points(
     x, y
         images, pixels in [0, 1]; right labels (N,)
     ball
-        N(x, delta), such as `Linf(8 / 255)`; in another set than L-inf only MaxConfidence searches
+        N(x, delta), such as `Linf(8 / 255)`, for which the number 8 / 255 will do; in another set than L-inf only MaxConfidence searches
     p
         the confidence to reach, in (0, 1]
     steps
@@ -140,7 +146,7 @@ def confident_points(
     x = check_images(x)
     y = check_labels(y, len(x))
     _check_p(p)
-    check_ball(ball, len(x))
+    ball = as_ball(ball, len(x))
     seeds, more = streams(seed, len(x)), 1 - 0.99 * (1 - p)
     if isinstance(ball, Linf):
         found = cw_linf(model, x, y, ball, more, steps, seed=seeds, batch_size=batch_size)
@@ -175,7 +181,7 @@ def chebyshev(count: int, trials: int, level: float = 0.9, eps: float | None = N
     -----
     `hcnn` proposition 5, `man` proposition 4: 1 / (4 eps^2 t) <= 1 - alpha. Cut to [0, 1].
     """
-    if not (trials >= 1 and 0 <= count <= trials and 0 < level < 1):
+    if not (all(isinstance(n, Real) for n in (count, trials, level)) and trials >= 1 and 0 <= count <= trials and 0 < level < 1):
         raise ValueError(f"Chebyshev's statement needs 0 <= count <= trials, trials >= 1 and 0 < level < 1, not {count}, {trials}, {level}")
     least = 0.5 / math.sqrt(trials * (1 - level))
     digit = 10.0 ** math.floor(math.log10(least))
@@ -215,8 +221,7 @@ class Separation:
 
     def __post_init__(self) -> None:
         _check_p(self.p)
-        if not 0 < self.level < 1:
-            raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {self.level}")
+        _check_level(self.level)
         if not len(self.odds) or np.isnan(self.odds).any():
             raise ValueError(f"separation needs the odds of one or more points, none of them NaN, not {len(self.odds)}")
 
@@ -268,7 +273,7 @@ def separation(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: float = 0.9,
     level: float = 0.9,
     steps: int = 200,
@@ -293,8 +298,7 @@ def separation(
     -----
     `hcnn` definition 2 and section 5; `man` definition 5 and section 6.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {level}")
+    _check_level(level)
     found = confident_points(model, x, y, ball, p, steps, seed, batch_size)
     return Separation(WrongOdds(y.to(found.x.device))(found.logits).cpu().numpy(), p, level, found)
 
@@ -340,7 +344,7 @@ def separation_curve(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: Sequence[float] = GRID,
     level: float = 0.9,
     steps: int = 200,

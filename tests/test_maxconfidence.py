@@ -469,9 +469,10 @@ def test_nobody_is_counted_at_a_threshold_that_cannot_be(t):
 
 def test_counts_and_thresholds_need_confidences():
     for bad in GOOD.drop(columns="confidence"), GOOD.assign(confidence=[0.5, math.nan]):
-        for ask in (lambda: threshold_for(bad, 0.9), lambda: robust_error(GOOD, bad, 0.5)):
-            with pytest.raises(ValueError, match="lacks the column confidence|confidences in"):
-                ask()
+        with pytest.raises(ValueError, match="the held-out table (lacks the column confidence|must have rows)"):
+            threshold_for(bad, 0.9)
+        with pytest.raises(ValueError, match="the adversarial table (lacks the column confidence|must have rows)"):
+            robust_error(GOOD, bad, 0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -403,6 +403,13 @@ def test_the_batch_size_does_not_matter_and_the_model_stays_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model[3].weight.grad is None
 
 
+def test_a_number_is_an_l_inf_radius():
+    model, x = network(), images(6)
+    y = answers(model, x)
+    by_number, by_set = (separation(model, x, y, ball, 0.9, steps=3) for ball in (0.1, Linf(0.1)))
+    np.testing.assert_array_equal(by_number.odds, by_set.odds)
+
+
 def test_each_example_may_have_its_own_radius():
     model, w, b = linear(4, 2.0, 1)
     x, eps = images(12, 2, 1, torch.float64), torch.linspace(0.01, 0.4, 12, dtype=torch.float64)
@@ -422,7 +429,11 @@ X, Y = images(3), torch.tensor([0, 1, 2])
     ({"level": 95}, ValueError, "level is the probability"),
     ({"level": 1.0}, ValueError, "level is the probability"),
     ({"steps": 0}, ValueError, "budget of at least 1 step"),
-    ({"ball": 0.1}, TypeError, "ball must be a set such as"),
+    ({"ball": "0.1"}, TypeError, "ball must be a set such as"),
+    ({"ball": 8.0}, ValueError, "0..255"),
+    ({"p": None}, ValueError, "p is a confidence"),
+    ({"level": "0.9"}, ValueError, "level is the probability"),
+    ({"y": None}, TypeError, "labels must be a torch.Tensor"),
     ({"ball": Linf(torch.tensor([0.1, 0.2]))}, ValueError, "holds 2 values for 3 images"),
     ({"x": X[0]}, ValueError, "shape"),
     ({"x": 255 * X}, ValueError, "divide by 255"),
