@@ -286,7 +286,8 @@ def _torchvision(name: str, train: int | None, test: int | None, seed: int, part
             raise
         except Exception as e:
             raise ValueError(f"the files of {name} under {root} cannot be read ({e}); delete them, and they are fetched again") from e
-    return split(*read["train"], *read["test"], TORCHVISION[name][1], train, test, seed, parts)
+    (x, y), (xt, yt) = read["train"], read["test"]
+    return split(x, y, xt, yt, TORCHVISION[name][1], train, test, seed, parts)
 
 
 def _fetch(kind: Any, root: Path, part: str) -> None:
@@ -379,7 +380,8 @@ def _npz(path: str, train: int | None, test: int | None, seed: int, parts: Seque
             raise ValueError(f"{file.name} must hold plain numbers only, and whole, but reading it gave: {e}; np.savez writes such a file") from e
     if missing := [k for k in needed if k not in names]:
         raise ValueError(f"{file.name} has no {', '.join(missing)}; it needs {', '.join(keys)} and has {', '.join(names) or 'nothing'}")
-    return split(*(arrays.get(k) for k in keys), file.stem.replace("_", " "), train, test, seed, parts)
+    x, y, xt, yt = (arrays.get(k) for k in keys)
+    return split(x, y, xt, yt, file.stem.replace("_", " "), train, test, seed, parts)
 
 
 def _header(z: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> tuple[int, int]:
@@ -430,8 +432,9 @@ def _folder(path: str, train: int | None, test: int | None, seed: int, parts: Se
         raise ValueError(f"train and test must have the same class folders, but {', '.join(differ)} is in one of them only")
     files = {p: [Path(file) for file, _ in found[p].samples] for p in found}
     side, grey = _sizes([file for some in files.values() for file in some])
-    given = [v for p in ("train", "test") for v in ((_Pictures(files[p], side, grey), np.array(found[p].targets)) if p in found else (None, None))]
-    return split(*given, root.resolve().name.replace("_", " "), train, test, seed, parts)
+    given = {p: (_Pictures(files[p], side, grey), np.array(found[p].targets)) for p in found}
+    (x, y), (xt, yt) = (given.get(p, (None, None)) for p in ("train", "test"))
+    return split(x, y, xt, yt, root.resolve().name.replace("_", " "), train, test, seed, parts)
 
 
 def _sizes(files: list[Path]) -> tuple[tuple[int, int], bool]:
@@ -541,7 +544,8 @@ def _imagenet(train: int | None, test: int | None, seed: int, parts: Sequence[st
     for part in _sources(parts):
         samples = ImageFolder(root / folders[part]).samples
         given[part] = _Crops([Path(file) for file, _ in samples]), np.array([label for _, label in samples])
-    return split(*given["train"], *given["test"], "ImageNet (224 x 224)", train, test, seed, parts)
+    (x, y), (xt, yt) = given["train"], given["test"]
+    return split(x, y, xt, yt, "ImageNet (224 x 224)", train, test, seed, parts)
 
 # %% ../nbs/foundations/01_data.ipynb #2ed767dd
 def load(name: str, train: int | None = None, test: int | None = None, seed: int = 0, parts: Sequence[str] = PARTS) -> Data:

@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ def each_label(
     if ball is not None:
         check_ball(ball, len(x))
     _check_steps(steps)
-    if not (isinstance(lam, Real) and 0 <= lam < math.inf):
+    if not (isinstance(lam, (int, float, np.number)) and 0 <= lam < math.inf):
         raise ValueError(f"lambda, the confidence given up for a unit of distance, must be at least 0, not {lam!r}")
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
@@ -134,13 +134,13 @@ def search_ball(xi: float | Ball) -> Ball | None:
     """
     if isinstance(xi, Ball):
         return xi
-    if not isinstance(xi, (Real, Tensor)) or not xi >= 0:
+    if not isinstance(xi, (int, float, np.number, Tensor)) or not xi >= 0:
         raise ValueError(f"xi is the radius of the search, at least 0, pixels in [0, 1], or a set such as Linf(0.1), not {xi!r}")
     return Linf(xi) if xi else None
 
 
 def _check_steps(steps: int) -> None:
-    if not (isinstance(steps, Integral) and steps >= 1):
+    if not (isinstance(steps, (int, np.integer)) and steps >= 1):
         raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
 
 
@@ -307,7 +307,7 @@ def ncn(
     `hcnn` definition 5; `man` definition 7, algorithm 2 and its quadratic penalty.
     """
     x, ball = check_images(x), search_ball(xi)
-    if not (isinstance(p, Real) and 0 < p < 1) or ball is None:
+    if not (isinstance(p, (int, float, np.number)) and 0 < p < 1) or ball is None:
         raise ValueError(f"ncn needs a confidence p in (0, 1) and a set with a positive radius, not p = {p!r} and xi = {xi}")
     _check_steps(steps)
     if not weights or min(weights) <= 0 or list(weights) != sorted(weights):
@@ -484,7 +484,7 @@ class Radii:
     delta: float
 
     def __post_init__(self) -> None:
-        if not all(isinstance(r, Real) and r >= 0 for r in (self.eta, self.xi, self.delta)):
+        if not all(isinstance(r, (int, float, np.number)) and r >= 0 for r in (self.eta, self.xi, self.delta)):
             raise ValueError(f"radii are numbers of at least 0, not eta = {self.eta}, xi = {self.xi}, delta = {self.delta}")
         if not self.covered:
             warnings.warn(
@@ -555,7 +555,7 @@ def rejection_table(clean: pd.DataFrame, adversarial: pd.DataFrame, p: Sequence[
 
 
 def _check_p(p: float) -> None:
-    if not isinstance(p, (Real, Tensor)) or not 0 <= p <= 1:
+    if not isinstance(p, (int, float, np.number, Tensor)) or not 0 <= p <= 1:
         raise ValueError(f"p is a confidence in [0, 1], not {p!r}")
 
 # %% ../nbs/topics/20_hcnn.ipynb #9bf3981e
@@ -707,7 +707,7 @@ class Unrolled(nn.Module):
 
     def __init__(self, model: nn.Module, xi: float, steps: int = 2, rate: float = 1.0):
         super().__init__()
-        if not (isinstance(xi, Real) and xi > 0 and isinstance(rate, Real) and rate > 0 and isinstance(steps, Integral) and steps >= 1):
+        if not (isinstance(xi, (int, float, np.number)) and xi > 0 and isinstance(rate, (int, float, np.number)) and rate > 0 and isinstance(steps, (int, np.integer)) and steps >= 1):
             raise ValueError(f"unrolling needs a positive xi and rate and a whole number of steps, at least 1, not {xi!r}, {rate!r} and {steps!r}")
         self.model, self.xi, self.steps, self.rate = model, xi, steps, rate
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, cast
 
 import numpy as np
@@ -54,7 +53,7 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
     examples below t = 1/2 and the failure from there on. `coverage` and `accuracy` are those of the clean examples, the
     accuracy of no answers being 1. The bands are Dvoretzky, Kiefer and Wolfowitz's, with Massart's constant.
     """
-    if not (isinstance(level, Real) and 0 < level < 1):
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
         raise ValueError(f"level is the probability that a band holds the curve, in (0, 1), not {level!r}")
     for name, table in ("clean", clean), ("adversarial", adversarial):
         _check_table(name, table)
@@ -106,7 +105,7 @@ def at(curve: pd.DataFrame, threshold: float) -> pd.Series:
     ValueError
         The threshold lies outside [0, 1].
     """
-    if not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+    if not (isinstance(threshold, (int, float, np.number)) and 0 <= threshold <= 1):
         raise ValueError(f"a threshold lies in [0, 1], not at {threshold!r}")
     return curve.iloc[np.searchsorted(curve.threshold.to_numpy(), threshold, side="right") - 1]
 
@@ -474,7 +473,7 @@ def max_confidence(
     x = check_images(x)
     classes = predict(model, x[:1]).shape[1]
     y = check_labels(y, len(x), classes)
-    if not (isinstance(restarts, Integral) and restarts >= 1):
+    if not (isinstance(restarts, (int, np.integer)) and restarts >= 1):
         raise ValueError(f"restarts must be a whole number of at least 1, not {restarts!r}")
     ball = as_ball(ball, len(x))
     find = _finder(model, classes, steps, step_size, optimizer, batch_size, autocast)
@@ -577,7 +576,7 @@ def threshold_for(held: pd.DataFrame, share: float) -> float:
     """
     _check_table("held-out", held)
     right = np.sort(held.confidence[held.prediction == held.label].to_numpy(float))
-    if not len(right) or not (isinstance(share, Real) and 0 < share <= 1):
+    if not len(right) or not (isinstance(share, (int, float, np.number)) and 0 < share <= 1):
         raise ValueError(
             f"a threshold needs right answers on held-out data and a share in (0, 1], not {len(right)} and {share!r}"
         )
@@ -609,7 +608,7 @@ def robust_error(clean: pd.DataFrame, adversarial: pd.DataFrame, threshold: floa
         _check_table(name, table)
     if clean.label.tolist() != adversarial.label.tolist():
         raise ValueError("clean and adversarial must be tables of the same examples in the same order")
-    if not (isinstance(threshold, Real) and -1e-6 <= threshold <= 1 + 1e-6):
+    if not (isinstance(threshold, (int, float, np.number)) and -1e-6 <= threshold <= 1 + 1e-6):
         raise ValueError(f"a threshold lies in [0, 1], not at {threshold!r}")
     answered = [t.confidence.to_numpy(float) > threshold for t in (clean, adversarial)]
     wrong = [

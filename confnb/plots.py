@@ -63,7 +63,7 @@ def line(name: str) -> dict[str, Any]:
 
     No two names look alike: of unknown names that share a colour, the second one drawn in a session gets other dashes.
     """
-    style = LINES.get(name, "-.")
+    style: Any = LINES.get(name, "-.")
     if name not in PALETTE:
         number = _look(name) // len(OTHERS)
         style = DASHES[number] if number < len(DASHES) else (0, (number, 2))
@@ -101,7 +101,7 @@ STYLE: Any = {
 
 def _in_notebook() -> bool:
     try:
-        from IPython import get_ipython
+        from IPython.core.getipython import get_ipython
     except ImportError:
         return False
     return get_ipython() is not None

@@ -13,7 +13,6 @@ __all__ = ['PAPER_SIGMA2', 'NOT_SURE', 'label_family', 'reverse_cross_entropy', 
 import copy
 import math
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -193,7 +192,7 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
     counts = labels.bincount()
     if missing := (counts == 0).nonzero()[:, 0].tolist():
         raise ValueError(f"there is no training vector of class {missing[0]}; K-density needs some of every class")
-    if per_class is not None and not (isinstance(per_class, Integral) and per_class >= 1):
+    if per_class is not None and not (isinstance(per_class, (int, np.integer)) and per_class >= 1):
         raise ValueError(f"per_class is how many vectors of each class are kept, at least 1, not {per_class!r}")
     order = torch.randperm(len(labels), generator=generator(seed)).to(labels.device)
     order = order[labels[order].argsort(stable=True)]
@@ -238,7 +237,7 @@ class KDensity(nn.Module):
     def __init__(self, features: Tensor, labels: Tensor, sigma2: float, per_class: int | None = None, seed: int = 0):
         super().__init__()
         _check_vectors(features, labels, "labels")
-        if not (isinstance(sigma2, Real) and 0 < sigma2 < math.inf):
+        if not (isinstance(sigma2, (int, float, np.number)) and 0 < sigma2 < math.inf):
             raise ValueError(f"sigma2 is the kernel's bandwidth squared, positive and finite, not {sigma2!r}")
         kept = _of_each_class(labels.long(), per_class, seed)
         vectors = features.detach()[kept].double()
@@ -347,7 +346,7 @@ def threshold_at(held: Tensor | np.ndarray, false_positives: float) -> float:
         No scores, NaN, or a share out of range.
     """
     ascending = np.sort(np.asarray(held, dtype=np.float64).ravel())
-    if not len(ascending) or np.isnan(ascending).any() or not (isinstance(false_positives, Real) and 0 <= false_positives < 1):
+    if not len(ascending) or np.isnan(ascending).any() or not (isinstance(false_positives, (int, float, np.number)) and 0 <= false_positives < 1):
         raise ValueError(
             f"a threshold needs held-out scores without NaN and a share in [0, 1), not {len(ascending)} scores and {false_positives!r}"
         )
@@ -397,7 +396,7 @@ def resample(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     ValueError
         No examples, or no draws.
     """
-    if not (isinstance(n, Integral) and isinstance(draws, Integral) and n >= 1 and draws >= 1):
+    if not (isinstance(n, (int, np.integer)) and isinstance(draws, (int, np.integer)) and n >= 1 and draws >= 1):
         raise ValueError(f"a bootstrap needs at least one example and one draw, whole numbers, not {n!r} and {draws!r}")
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
@@ -438,7 +437,7 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     ValueError
         A level that is not in (0, 1).
     """
-    if not (isinstance(level, Real) and 0 < level < 1):
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
         raise ValueError(f"level is the share of samples between the ends, in (0, 1), not {level!r}")
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2]) if not np.isnan(samples).all() else (np.nan, np.nan)
     return float(low), float(high)

@@ -12,7 +12,6 @@ __all__ = ['EXTENT', 'layers_of', 'WithL2', 'noise_images', 'fooling_images', 'o
 # %% ../nbs/topics/50_regularization_quantization.ipynb #a5494692
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class WithL2:
 
     def __post_init__(self) -> None:
         values = self.coefficients.values() if isinstance(self.coefficients, Mapping) else [self.coefficients]
-        if not all(isinstance(c, Real) and c >= 0 for c in values):
+        if not all(isinstance(c, (int, float, np.number)) and c >= 0 for c in values):
             raise ValueError(f"coefficients of L2 are numbers of at least 0, not {self.coefficients!r}")
 
     def penalty(self, model: nn.Module) -> Tensor:
@@ -135,7 +134,7 @@ def fooling_images(model: nn.Module, shape: Sequence[int], classes: int, steps: 
     -----
     Galloway, Taylor, Moussa (2018), section 4.2; Nguyen et al., Deep Neural Networks are Easily Fooled (2015).
     """
-    if not (isinstance(starts, Integral) and starts >= 1):
+    if not (isinstance(starts, (int, np.integer)) and starts >= 1):
         raise ValueError(f"fooling images need a whole number of starts, at least 1 start, not {starts!r}")
     x = noise_images(shape, starts, std, seed).repeat_interleave(classes, 0).to(device_of(model))
     target = torch.arange(classes, device=x.device).repeat(starts)
@@ -205,7 +204,7 @@ def pruned(w: Tensor, kept: float, bits: int = 32) -> Tensor:
     ValueError
         `kept` is not in (0, 1], or another number of bits.
     """
-    if not (isinstance(kept, Real) and 0 < kept <= 1):
+    if not (isinstance(kept, (int, float, np.number)) and 0 < kept <= 1):
         raise ValueError(f"kept is the share of weights that stay, in (0, 1], not {kept!r}")
     most = w.abs().topk(max(1, round(kept * len(w)))).indices
     return torch.zeros_like(w).index_copy_(0, most, quantize_weight(w, bits)[most])
@@ -328,7 +327,7 @@ def spheres(n: int, dimensions: int = 2, radii: tuple[float, float] = (1.0, 1.3)
 
     Source: Gilmer et al., *Adversarial Spheres* (2018), section 3; Galloway, Taylor, Moussa (2018), section 5.1.2.
     """
-    whole = isinstance(n, Integral) and isinstance(dimensions, Integral)
+    whole = isinstance(n, (int, np.integer)) and isinstance(dimensions, (int, np.integer))
     if not whole or n < 1 or dimensions < 2 or not 0 < radii[0] < radii[1] < EXTENT:
         raise ValueError(f"spheres need n >= 1, dimensions >= 2 and ascending radii below {EXTENT:g}, not {n}, {dimensions} and {radii}")
     directions = F.normalize(torch.randn(n, dimensions, generator=generator(seed), dtype=torch.float64), dim=1)
@@ -433,7 +432,7 @@ def reliability(confidence: Any, right: Any, bins: int = 15, level: float = 0.95
         raise ValueError(f"reliability needs one confidence in [0, 1] for each answer, not shapes {p.shape} and {ok.shape}")
     if not np.isin(ok, (0, 1)).all():
         raise ValueError("reliability needs to know whether each answer was right: True or False, not labels or probabilities")
-    if not (isinstance(bins, Integral) and bins >= 1):
+    if not (isinstance(bins, (int, np.integer)) and bins >= 1):
         raise ValueError(f"reliability needs a whole number of bins, at least 1, not {bins!r}")
     ok = ok.astype(bool)
     at = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
@@ -546,7 +545,7 @@ def top_k_error(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
     ValueError
         `k` is not below the number of classes.
     """
-    if not isinstance(k, Integral) or not 1 <= k < logits.shape[1]:
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < logits.shape[1]:
         raise ValueError(f"the top-{k} error of {logits.shape[1]} classes says nothing; k must be at least 1 and below the number of classes")
     return ~(logits.topk(k, 1).indices == y.to(logits.device)[:, None]).any(1)
 

@@ -10,7 +10,6 @@ __all__ = ['SURE', 'GRID', 'confident', 'set_distance', 'WrongOdds', 'confident_
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -49,12 +48,12 @@ def confident(logits: Tensor, p: float) -> Tensor:
 
 
 def _check_p(p: float) -> None:
-    if not isinstance(p, (Real, Tensor)) or not 0 < p <= 1:
+    if not isinstance(p, (int, float, np.number, Tensor)) or not 0 < p <= 1:
         raise ValueError(f"p is a confidence, in (0, 1], not {p!r}")
 
 
 def _check_level(level: float) -> None:
-    if not (isinstance(level, Real) and 0 < level < 1):
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
         raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {level!r}")
 
 # %% ../nbs/topics/10_separation.ipynb #a4edd9d5
@@ -181,7 +180,7 @@ def chebyshev(count: int, trials: int, level: float = 0.9, eps: float | None = N
     -----
     `hcnn` proposition 5, `man` proposition 4: 1 / (4 eps^2 t) <= 1 - alpha. Cut to [0, 1].
     """
-    if not (all(isinstance(n, Real) for n in (count, trials, level)) and trials >= 1 and 0 <= count <= trials and 0 < level < 1):
+    if not (all(isinstance(n, (int, float, np.number)) for n in (count, trials, level)) and trials >= 1 and 0 <= count <= trials and 0 < level < 1):
         raise ValueError(f"Chebyshev's statement needs 0 <= count <= trials, trials >= 1 and 0 < level < 1, not {count}, {trials}, {level}")
     least = 0.5 / math.sqrt(trials * (1 - level))
     digit = 10.0 ** math.floor(math.log10(least))

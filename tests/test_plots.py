@@ -66,7 +66,7 @@ def test_the_three_models_are_told_apart():
 def test_colours_stay():
     assert [color(m) for m in MODELS] == ["#0173b2", "#de8f05", "#029e73"]
     assert color("somebody's model") == color("somebody's model") in OTHERS and not set(OTHERS) & {color(m) for m in MODELS}
-    assert set(LINES) <= set(PALETTE)
+    assert set(LINES) <= set(PALETTE) and line("upper bound")["linestyle"] == "-."
     assert line("mine") == {"color": color("mine"), "linestyle": "-.", "linewidth": 1.8, "label": "mine"}
 
 
@@ -242,7 +242,7 @@ def test_matplotlib_waits_until_something_is_drawn():
 def test_without_a_notebook_files_are_published_all_the_same(tmp_path, monkeypatch):
     "IPython comes with the extra `dev`, not with the library"
     monkeypatch.setattr(plots, "_in_notebook", IN_NOTEBOOK)
-    monkeypatch.setitem(sys.modules, "IPython", None)
+    monkeypatch.setitem(sys.modules, "IPython.core.getipython", None)
     publish("mc-F1a", figure(), DATA, "A curve.", tmp_path)
     assert (tmp_path / "mc-F1a.json").exists()
 
