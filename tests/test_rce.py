@@ -1,12 +1,14 @@
 """K-density against scikit-learn and a double loop; the paper's lemma and theorems by optimisation; what the attacks on the detector owe."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
@@ -56,16 +58,13 @@ from confnb.runtime import generator, predict
 from confnb.search import Linf, Margin, Nearest
 from confnb.training import Recipe, accuracy, fit, smooth_labels
 
+images = partial(toys.images, side=4)
 cases = settings(deadline=None, max_examples=25, derandomize=True)
 seeds = st.integers(0, 9999)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=generator(seed), dtype=dtype)
-
-
-def images(n=6, side=4, seed=0):
-    return torch.rand(n, 1, side, side, generator=generator(seed))
 
 
 def network(classes=4, side=4, hidden=6, seed=0, dtype=torch.float32):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
+from toys import images
 
 from confnb import regularization
 from confnb.attacks import fgsm, offset_logits
@@ -51,10 +52,6 @@ from confnb.search import BOX, Linf
 from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit, label_smoothing_pairing
 
 
-def images(n=12, side=8, seed=0):
-    return torch.rand(n, 1, side, side, generator=generator(seed))
-
-
 def small(side=8, classes=4, seed=0):
     return build("three_layer_cnn", (1, side, side), classes, seed=seed, filters=3)
 
@@ -64,7 +61,7 @@ def small(side=8, classes=4, seed=0):
 
 
 def test_the_penalty_is_tensorflows_l2_loss_of_the_layers_asked_for():
-    model, x, y = small(), images(), torch.arange(12) % 4
+    model, x, y = small(), images(12, 8), torch.arange(12) % 4
     w = [m.weight.detach().double() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     half = [v.square().sum().item() / 2 for v in w]
     cases = {0.1: 0.1 * sum(half), 0: 0.0}
@@ -82,7 +79,7 @@ def test_the_penalty_wraps_adversarial_training_and_shrinks_its_layers():
     base, layers = Adversarial(Linf(0.05), 1), {}
     for c in (0.0, 1.0):
         model = small()
-        fit(model, images(), y, WithL2(base, {0: c, -1: c}), Recipe(epochs=12, batch_size=6, rate=5e-3))
+        fit(model, images(12, 8), y, WithL2(base, {0: c, -1: c}), Recipe(epochs=12, batch_size=6, rate=5e-3))
         layers[c] = [m.weight.norm().item() for m in layers_of(model).values()]
     assert layers[1.0][0] < 0.8 * layers[0.0][0] and layers[1.0][3] < 0.8 * layers[0.0][3]
 
@@ -147,7 +144,7 @@ def test_fooling_needs_a_start():
 
 
 def test_the_offset_curve_against_a_plain_loop():
-    model, x, y, shifts = small(), images(20), torch.arange(20) % 4, [-0.5, 0.0, 0.3]
+    model, x, y, shifts = small(), images(20, 8), torch.arange(20) % 4, [-0.5, 0.0, 0.3]
     curve = offset_curve(offset_logits(model, x, shifts), y, shifts)
     for c, row in zip(shifts, curve.itertuples(), strict=True):
         p, guess = predict(model, (x + c).clamp(0, 1)).softmax(1).max(1)
@@ -361,7 +358,7 @@ def test_a_bin_holds_its_upper_end_and_the_first_holds_zero():
 
 
 def test_rays_run_from_the_images_to_corners():
-    model, x, t = small(), images(6), [0.0, 0.25, 1.0]
+    model, x, t = small(), images(6, 8), [0.0, 0.25, 1.0]
     ends = ray_ends(x, 3)
     assert ((ends == 0) | (ends == 1)).all() and torch.equal(ends, ray_ends(x, 3)) and not torch.equal(ends, ray_ends(x, 4))
     got = along_rays(model, x, t, 3)
@@ -386,7 +383,7 @@ class Cut(nn.Module):
 @pytest.mark.parametrize("model, share", [(Cut(16), 0.75), (Cut(64), 0.0), (nn.Sequential(nn.Flatten(), nn.Threshold(2, 0), nn.Linear(64, 3)), 1.0)])
 def test_zero_gradients_are_counted(model, share):
     state = model.training
-    torch.testing.assert_close(zero_gradients(model, images(5), torch.zeros(5, dtype=torch.long), batch_size=2), torch.full((5,), share))
+    torch.testing.assert_close(zero_gradients(model, images(5, 8), torch.zeros(5, dtype=torch.long), batch_size=2), torch.full((5,), share))
     assert model.training == state and all(p.requires_grad for p in model.parameters())
 
 
@@ -395,7 +392,7 @@ def test_a_detached_model_has_no_gradients():
         def forward(self, x):
             return super().forward(x.detach())
 
-    assert zero_gradients(Detached(8), images(2), torch.tensor([0, 1])).eq(1).all()
+    assert zero_gradients(Detached(8), images(2, 8), torch.tensor([0, 1])).eq(1).all()
 
 
 class Blind(torch.autograd.Function):
@@ -419,7 +416,7 @@ def test_a_gradient_that_is_no_number_is_none(nothing):
             bad[:, :, :2] = nothing  # a quarter of the rows
             return super().forward(Blind.apply(x, bad))
 
-    x, y = images(3), torch.tensor([0, 1, 2])
+    x, y = images(3, 8), torch.tensor([0, 1, 2])
     assert predict(Blinding(64), x).isfinite().all()
     torch.testing.assert_close(zero_gradients(Blinding(64), x, y), torch.full((3,), 0.25))
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 from torch import nn
+from toys import images
 
 from confnb.attacks import pgd
 from confnb.maxconfidence import max_confidence
-from confnb.runtime import generator, predict
+from confnb.runtime import predict
 from confnb.search import L2, CrossEntropy, Linf, maximize
 from confnb.separation import (
     GRID,
@@ -43,10 +44,6 @@ def network(classes=4, side=3, seed=0, scale=3.0):
         for p in model.parameters():
             p.mul_(scale)
     return model
-
-
-def images(n=20, side=3, seed=0, dtype=torch.float32):
-    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
 
 
 def answers(model, x, every=5):
