@@ -177,8 +177,8 @@ def split(x_train: Any, y_train: Any, x_test: Any, y_test: Any, title: str, trai
 
 def _check_parts(parts: Sequence[str]) -> list[str]:
     "The parts asked for, in their order"
-    asked = [parts] if isinstance(parts, str) else list(parts)
-    if not asked or not set(asked) <= set(PARTS):
+    asked = [parts] if isinstance(parts, str) or not hasattr(parts, "__iter__") else list(parts)
+    if not asked or not all(p in PARTS for p in asked):
         raise ValueError(f"parts are one or more of {', '.join(PARTS)}, not {parts!r}")
     return [p for p in PARTS if p in asked]
 

@@ -310,8 +310,8 @@ def ncn(
     if not (isinstance(p, (int, float, np.number)) and 0 < p < 1) or ball is None:
         raise ValueError(f"ncn needs a confidence p in (0, 1) and a set with a positive radius, not p = {p!r} and xi = {xi}")
     _check_steps(steps)
-    if not weights or min(weights) <= 0 or list(weights) != sorted(weights):
-        raise ValueError(f"the weights of the penalty must be positive and ascend, not {tuple(weights)}")
+    if not isinstance(weights, Sequence) or not weights or not all(isinstance(w, (int, float, np.number)) and w > 0 for w in weights) or list(weights) != sorted(weights):
+        raise ValueError(f"the weights of the penalty must be positive and ascend, not {weights!r}")
     check_ball(ball, len(x))
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
@@ -353,8 +353,8 @@ class NegativeEntropy:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"alpha, the order of the entropy, must be positive, not {self.alpha}")
+        if not (isinstance(self.alpha, (int, float, np.number)) and self.alpha > 0):
+            raise ValueError(f"alpha, the order of the entropy, must be positive, not {self.alpha!r}")
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         log_p = logits.log_softmax(1)
@@ -535,8 +535,12 @@ def rejection_table(clean: pd.DataFrame, adversarial: pd.DataFrame, p: Sequence[
     `hcnn` section 5, tables 2 and 3.
     """
     for table in (clean, adversarial):
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"a table must be a DataFrame such as records.evaluate writes, not {type(table).__name__}")
         if missing := [c for c in ("index", "label", "prediction", "confidence") if c not in table]:
             raise ValueError(f"a table lacks the column {', '.join(missing)}; records.evaluate writes such tables")
+    if not hasattr(p, "__iter__") or isinstance(p, str) or not isinstance(level, (int, float, np.number)):
+        raise TypeError(f"rejection takes a sequence of thresholds p, such as (0.9, 0.95), and a level, not {p!r} and {level!r}")
     right = clean[clean.prediction == clean.label]
     if right.empty or not right["index"].isin(adversarial["index"]).all():
         attacked = int(right["index"].isin(adversarial["index"]).sum())

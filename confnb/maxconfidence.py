@@ -87,6 +87,8 @@ def success_fail(clean: pd.DataFrame, adversarial: pd.DataFrame, level: float = 
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #0e73cfae
 def _check_table(name: str, table: pd.DataFrame) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"the {name} table must be a DataFrame such as records.evaluate writes, not {type(table).__name__}")
     if missing := [c for c in ("label", "prediction", "confidence") if c not in table]:
         raise ValueError(
             f"the {name} table lacks the column {', '.join(missing)}; records.evaluate writes such tables"
@@ -204,6 +206,8 @@ def admit(
         The points have another shape than the images.
     """
     ball = as_ball(ball, len(x))
+    if not isinstance(points, (Found, Tensor)):
+        raise TypeError(f"points must be a tensor of images or a Found, not {type(points).__name__}")
     z = (points.x if isinstance(points, Found) else points).detach().to(x)
     if z.shape != x.shape:
         raise ValueError(f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}")
@@ -475,6 +479,10 @@ def max_confidence(
     y = check_labels(y, len(x), classes)
     if not (isinstance(restarts, (int, np.integer)) and restarts >= 1):
         raise ValueError(f"restarts must be a whole number of at least 1, not {restarts!r}")
+    if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
+        raise ValueError(f"a batch size must be a whole number of at least 1, not {batch_size!r}")
+    if optimizer is not None and not callable(optimizer):
+        raise TypeError(f"an optimizer is called as optimizer(model, objective, x, ball, seed=...), which {type(optimizer).__name__} cannot be")
     ball = as_ball(ball, len(x))
     find = _finder(model, classes, steps, step_size, optimizer, batch_size, autocast)
     seeds, parts = streams(seed, len(x)), []
@@ -552,6 +560,8 @@ def public_recipe(
     """
     x = check_images(x)
     ball = as_ball(ball, len(x))
+    if not (isinstance(longer, (int, np.integer)) and longer >= 1 and isinstance(step_size, (int, float, np.number))):
+        raise ValueError(f"the longer run has a whole number of times the steps, and a number for their length, not {longer!r} and {step_size!r}")
     return bundle(
         uniform_noise(model, x, y, ball, seed=seed),
         max_confidence(model, x, y, ball, steps, step_size, seed=seed),

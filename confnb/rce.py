@@ -12,6 +12,7 @@ __all__ = ['PAPER_SIGMA2', 'NOT_SURE', 'label_family', 'reverse_cross_entropy', 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #f5865b12
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -67,8 +68,8 @@ def label_family(y: Tensor, classes: int, lam: float, dtype: torch.dtype = torch
     `rce` equation 3. lam = 0 gives one-hot labels, lam = infinity the reverse labels R_y.
     It is `confnb.training.smooth_labels` with delta = lam / (lam + 1).
     """
-    if not lam >= 0 or classes < 2:
-        raise ValueError(f"lam weighs one or more wrong classes against the right one, from 0 to infinity, not {lam} in {classes} classes")
+    if not (isinstance(lam, (int, float, np.number)) and isinstance(classes, (int, np.integer))) or not lam >= 0 or classes < 2:
+        raise ValueError(f"lam weighs one or more wrong classes against the right one, from 0 to infinity, not {lam!r} in {classes!r} classes")
     right = 1 / (lam + 1)
     soft = torch.full((len(y), classes), (1 - right) / (classes - 1), dtype=dtype, device=y.device)
     return soft.scatter_(1, y[:, None], right)
@@ -487,6 +488,8 @@ class DensityGap(nn.Module):
 
     def __init__(self, density: KDensity, eta: float | Tensor):
         super().__init__()
+        if not isinstance(eta, (int, float, np.number, Tensor, np.ndarray, Sequence)) or isinstance(eta, str):
+            raise TypeError(f"eta must be a number, or a tensor with one for each class, not {type(eta).__name__}")
         eta = torch.as_tensor(eta, dtype=torch.float64)
         if eta.isnan().any() or eta.numel() not in (1, len(density.counts)) or eta.ndim > 1:
             raise ValueError(f"eta must be one number or one for each of {len(density.counts)} classes, and not NaN, not {eta.tolist()}")
@@ -650,10 +653,14 @@ def cw_white_box(
     `rce` section 4.4; Carlini and Wagner, Adversarial Examples Are Not Easily Detected (2017).
     """
     x, y = check_images(x), check_labels(y, len(x))
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight}")
-    if min(steps, rounds) < 1 or not 0 <= kappa < math.inf:
-        raise ValueError(f"an attack needs at least 1 step and 1 round, and a margin kappa of at least 0, not {steps}, {rounds} and {kappa}")
+    if not isinstance(density, KDensity):
+        raise TypeError(f"density is the detector's KDensity, not {type(density).__name__}")
+    if not (isinstance(weight, (int, float, np.number)) and 0 <= weight < math.inf):
+        raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight!r}")
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (steps, rounds)):
+        raise ValueError(f"an attack needs a whole number of steps and of rounds, at least 1 step and 1 round, not {steps!r} and {rounds!r}")
+    if not (isinstance(kappa, (int, float, np.number)) and 0 <= kappa < math.inf):
+        raise ValueError(f"kappa is the margin of a mistake in logits, at least 0, not {kappa!r}")
     wrong = Margin(y) if target is None else Lead(_wrong_target(target, y, len(density.counts)))
     settings: dict[str, Any] = {"rounds": rounds, "steps": steps, "step_size": step_size, "c": c, "autocast": autocast, "batch_size": batch_size}
     gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
@@ -776,6 +783,8 @@ class Straight:
 # %% ../nbs/topics/40_rce_kdensity.ipynb #b58ba576
 def _best_of(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, ball: Ball, score: Score, starts: list[Tensor], **settings: Any) -> Found:
     "The mistake with the highest score from any of the starts"
+    if not callable(score):
+        raise TypeError(f"a detector's score is called on (logits, features), which {type(score).__name__} cannot be")
     rank, everyone = ScoreOfMistake(y, score), torch.arange(len(x), device=x.device)
     first, *others = (maximize(model, objective, x, ball, start=s, rank=rank, **settings) for s in starts)
     for other in others:

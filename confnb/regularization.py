@@ -82,7 +82,7 @@ def _pick(layers: dict[str, nn.Module], which: int | str) -> nn.Module:
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #42c3d6b1
 def noise_images(shape: Sequence[int], n: int = 1, std: float = 0.1, seed: int = 0) -> Tensor:
-    """Images (n, C, H, W) of noise N(0, std) clipped to [0, 1], drawn by NumPy's legacy generator as (H, W, C), one after another.
+    """Return images (n, C, H, W) of noise N(0, std) clipped to [0, 1], drawn by NumPy's legacy generator as (H, W, C), one after another.
 
     Parameters
     ----------
@@ -94,7 +94,14 @@ def noise_images(shape: Sequence[int], n: int = 1, std: float = 0.1, seed: int =
         deviation of the noise, pixels in [0, 1]
     seed
         of NumPy's generator
+
+    Raises
+    ------
+    ValueError
+        No shape of an image.
     """
+    if not hasattr(shape, "__len__") or len(shape) != 3:
+        raise ValueError(f"the shape of an image is (C, H, W), not {shape!r}")
     channels, height, width = shape
     drawn = np.random.RandomState(seed).normal(0, std, (n, height, width, channels))
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float().clamp(0, 1).contiguous()
@@ -136,6 +143,8 @@ def fooling_images(model: nn.Module, shape: Sequence[int], classes: int, steps: 
     """
     if not (isinstance(starts, (int, np.integer)) and starts >= 1):
         raise ValueError(f"fooling images need a whole number of starts, at least 1 start, not {starts!r}")
+    if not (isinstance(classes, (int, np.integer)) and classes >= 2):
+        raise ValueError(f"fooling images need the number of classes, at least 2, not {classes!r}")
     x = noise_images(shape, starts, std, seed).repeat_interleave(classes, 0).to(device_of(model))
     target = torch.arange(classes, device=x.device).repeat(starts)
     return maximize(model, LogConfidence(target), x, BOX, steps, step_size, start="here", batch_size=batch_size)
@@ -328,7 +337,7 @@ def spheres(n: int, dimensions: int = 2, radii: tuple[float, float] = (1.0, 1.3)
     Source: Gilmer et al., *Adversarial Spheres* (2018), section 3; Galloway, Taylor, Moussa (2018), section 5.1.2.
     """
     whole = isinstance(n, (int, np.integer)) and isinstance(dimensions, (int, np.integer))
-    if not whole or n < 1 or dimensions < 2 or not 0 < radii[0] < radii[1] < EXTENT:
+    if not whole or n < 1 or dimensions < 2 or not hasattr(radii, "__len__") or len(radii) != 2 or not 0 < radii[0] < radii[1] < EXTENT:
         raise ValueError(f"spheres need n >= 1, dimensions >= 2 and ascending radii below {EXTENT:g}, not {n}, {dimensions} and {radii}")
     directions = F.normalize(torch.randn(n, dimensions, generator=generator(seed), dtype=torch.float64), dim=1)
     if half:
@@ -542,9 +551,12 @@ def top_k_error(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
 
     Raises
     ------
-    ValueError
-        `k` is not below the number of classes.
+    TypeError, ValueError
+        Bad logits or labels, or `k` is not below the number of classes.
     """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(f"a top-k error needs logits of shape (N, K), not {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}")
+    y = check_labels(y, len(logits), logits.shape[1])
     if not isinstance(k, (int, np.integer)) or not 1 <= k < logits.shape[1]:
         raise ValueError(f"the top-{k} error of {logits.shape[1]} classes says nothing; k must be at least 1 and below the number of classes")
     return ~(logits.topk(k, 1).indices == y.to(logits.device)[:, None]).any(1)

@@ -185,9 +185,9 @@ def chebyshev(count: int, trials: int, level: float = 0.9, eps: float | None = N
     least = 0.5 / math.sqrt(trials * (1 - level))
     digit = 10.0 ** math.floor(math.log10(least))
     eps = math.ceil(least / digit - 1e-9) * digit if eps is None else eps
-    if not eps >= least * (1 - 1e-9):
+    if not isinstance(eps, (int, float, np.number)) or not eps >= least * (1 - 1e-9):
         raise ValueError(
-            f"Chebyshev's inequality does not give eps = {eps} at level {level} from {trials} trials: {least:.3g} is the least that it allows"
+            f"Chebyshev's inequality does not give eps = {eps!r} at level {level} from {trials} trials: {least:.3g} is the least that it allows"
         )
     return max(count / trials - eps, 0.0), min(count / trials + eps, 1.0)
 
@@ -370,7 +370,7 @@ def separation_curve(
     -----
     `man` section 6.
     """
-    if not len(p):
+    if not hasattr(p, "__len__") or not len(p):
         raise ValueError("a curve needs one or more confidences p, such as (.5, .9, .99)")
     for q in p:
         _check_p(q)
@@ -412,6 +412,8 @@ def bound(
     -----
     `hcnn` proposition 1. Infinite where tau(1 - p) = 0.
     """
+    if not isinstance(loss, (int, float, np.number)):
+        raise TypeError(f"the bound needs the mean loss, one number, not {loss!r}")
     p = np.asarray(p, dtype=float)
     if not loss >= 0 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"the bound needs a loss of at least 0 and confidences in [0, 1], not {loss} and {p}")

@@ -386,7 +386,7 @@ def named(request, folder, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("parts", [["test"], ["held"], ["train"], ["held", "test"], ["test", "train"], ["train", "held", "test"], "held", ("test", "test")])
+@pytest.mark.parametrize("parts", [["test"], ["held"], ["train"], ["held", "test"], ["test", "train"], ["train", "held", "test"], "held", ("test", "test"), {"test"}])
 def test_each_part_is_the_same_whatever_is_loaded_beside_it(named, parts):
     whole, some = load(named, train=5, test=3), load(named, train=5, test=3, parts=parts)
     for part in data.PARTS:
@@ -433,7 +433,7 @@ def test_a_part_survives_copying_and_says_what_it_is():
         some.x_validation  # noqa: B018
 
 
-@pytest.mark.parametrize("parts", [[], ["tests"], "val", [None]])
+@pytest.mark.parametrize("parts", [[], ["tests"], "val", [None], None, 3, [["test"]]])
 def test_parts_that_are_not_there_are_refused(parts):
     with pytest.raises(ValueError, match="parts are one or more of train, held, test, not"):
         load("digits", parts=parts)

@@ -497,6 +497,9 @@ BAD = {
     "p of ncn": (lambda: ncn(MODEL, X, 1.0), "in \\(0, 1\\)"),
     "ncn without room": (lambda: ncn(MODEL, X, 0.9, xi=0.0), "positive radius"),
     "weights that fall": (lambda: ncn(MODEL, X, 0.9, weights=(2.0, 1.0)), "ascend"),
+    "weights of words": (lambda: ncn(MODEL, X, 0.9, weights="a"), "ascend"),
+    "one weight": (lambda: ncn(MODEL, X, 0.9, weights=2.5), "ascend"),
+    "no alpha": (lambda: NegativeEntropy(None), "positive, not None"),
     "alpha 0": (lambda: NegativeEntropy(0.0), "positive"),
     "entropy without steps": (lambda: least_entropy(MODEL, X, 0.1, steps=0), "steps"),
     "radius below 0": (lambda: Radii(-0.1, 0.1, 0.3), "at least 0"),
@@ -527,6 +530,16 @@ def test_a_shell_needs_a_model_and_a_search():
     for model, search in ((MODEL, 0.1), (lambda x: x, mcn)):
         with pytest.raises(TypeError, match="partial"):
             Shell(model, search)
+
+
+def test_thresholds_may_be_an_array():
+    assert rejection_table(CLEAN, CLEAN, p=np.array([0.4, 0.6])).recall.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("wrong", [dict(clean=None), dict(adversarial=3), dict(p=0.9), dict(p="0.9"), dict(level=None)])
+def test_a_rejection_table_needs_tables_and_thresholds(wrong):
+    with pytest.raises(TypeError, match="a DataFrame|a sequence of thresholds"):
+        rejection_table(**{"clean": CLEAN, "adversarial": CLEAN, **wrong})
 
 
 def test_hcnn_objective_by_hand():

@@ -468,6 +468,9 @@ def test_nobody_is_counted_at_a_threshold_that_cannot_be(t):
 
 
 def test_counts_and_thresholds_need_confidences():
+    for call in (lambda: success_fail(None, GOOD), lambda: threshold_for([], 0.9), lambda: robust_error(GOOD, None, 0.5)):
+        with pytest.raises(TypeError, match="table must be a DataFrame"):
+            call()
     for bad in GOOD.drop(columns="confidence"), GOOD.assign(confidence=[0.5, math.nan]):
         with pytest.raises(ValueError, match="the held-out table (lacks the column confidence|must have rows)"):
             threshold_for(bad, 0.9)
@@ -794,6 +797,15 @@ def test_a_number_is_an_l_inf_radius():
     assert torch.equal(admit(model, x, LABELS, 0.1, x + 0.2).x, x)
 
 
+def test_points_and_lengths_of_another_kind_are_refused():
+    model, x = network(), images()
+    with pytest.raises(TypeError, match="points must be a tensor of images or a Found, not ndarray"):
+        admit(model, x, LABELS, 0.1, x.numpy())
+    for wrong in {"longer": 2.5}, {"longer": None}, {"step_size": None}:
+        with pytest.raises(ValueError, match="the longer run"):
+            public_recipe(model, x, LABELS, 0.1, steps=1, **wrong)
+
+
 @pytest.mark.parametrize("ball", [L0(10), L0(torch.tensor([3, 4, 5, 6, 9, 12]))])
 def test_as_many_values_may_change_as_the_set_allows(ball):
     model, x = network(side=5), images(6, 5)
@@ -828,6 +840,9 @@ BAD = {
     "step_size alone": (lambda x, y: dict(step_size=0.01), ValueError, "step_size needs steps"),
     "two optimizers": (lambda x, y: dict(steps=2, optimizer=lambda model, objective, x, ball, seed: x), ValueError, "optimizer"),
     "batch": (lambda x, y: dict(batch_size=0), ValueError, "batch size"),
+    "no batch": (lambda x, y: dict(batch_size=None), ValueError, "batch size"),
+    "half a batch": (lambda x, y: dict(batch_size=1.5), ValueError, "batch size"),
+    "no optimizer": (lambda x, y: dict(optimizer="pgd"), TypeError, "an optimizer is called as .* which str cannot be"),
     "seeds": (lambda x, y: dict(seed=torch.arange(3)), ValueError, "seed"),
     "a function": (lambda x, y: dict(model=lambda x: x), TypeError, "torch.nn.Module"),
     "logits nan": (lambda x, y: dict(model=nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Threshold(99, torch.nan))), ValueError, "NaN or infinite"),

@@ -406,6 +406,8 @@ V, L = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     (lambda: DensityGap(KDensity(V, L, 1.0), math.nan), "eta"),
     (lambda: label_family(L, 3, -0.1), "lam"),
     (lambda: label_family(L[:2], 1, 0.5), "lam"),
+    (lambda: label_family(L, 3, None), "lam"),
+    (lambda: label_family(L, None, 0.5), "lam"),
     (lambda: label_family(L, 3, math.nan), "lam"),
     (lambda: threshold_at([], 0.05), "threshold"),
     (lambda: threshold_at([1.0, math.nan], 0.05), "threshold"),
@@ -557,7 +559,8 @@ def test_ranks_put_every_undetected_mistake_above_every_detected_one():
 @pytest.mark.parametrize("start", [None, "here"])
 @pytest.mark.parametrize(("change", "error"), [
     ({"weight": -1.0}, "weight"), ({"weight": math.nan}, "weight"), ({"kappa": -1.0}, "kappa"), ({"kappa": math.nan}, "kappa"), ({"steps": 0}, "step"),
-    ({"rounds": 0}, "round"), ({"c": 0.0}, "c is"), ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label for 8 of 8"),
+    ({"rounds": 0}, "round"), ({"rounds": None}, "round"), ({"steps": 2.5}, "step"), ({"kappa": None}, "kappa"), ({"weight": "1"}, "weight"), ({"eta": None}, "eta"),
+    ({"c": 0.0}, "c is"), ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label for 8 of 8"),
     ({"target": 1}, "right label for 2 of 8"), ({"target": torch.arange(3)}, "targets must have shape"), ({"target": 7}, "targets must be class indices"),
 ])
 def test_white_box_refuses_from_any_start(change, error, start):
@@ -565,6 +568,20 @@ def test_white_box_refuses_from_any_start(change, error, start):
     y = torch.arange(8) % 4 if "target" in change else y
     with pytest.raises((ValueError, TypeError), match=error):
         cw_white_box(model, x, y, density, **{"eta": eta, "start": start, **BUDGET, **change})
+
+
+def test_eta_may_be_a_list():
+    _, _, _, density, eta = setup()
+    torch.testing.assert_close(DensityGap(density, eta.tolist()).eta, DensityGap(density, eta).eta)
+
+
+def test_attacks_need_a_detector():
+    model, x, y, density, eta = setup()
+    with pytest.raises(TypeError, match="density is the detector's KDensity, not DensityScore"):
+        cw_white_box(model, x, y, DensityScore(density), eta)
+    for attack in max_score, orthogonal_pgd:
+        with pytest.raises(TypeError, match="called on .logits, features., which str cannot be"):
+            attack(model, x, y, 0.1, "density", steps=1)
 
 
 def test_white_box_refuses_a_start_that_is_none():

@@ -141,6 +141,10 @@ def test_fooling_needs_a_start():
     for starts in 0, 1.5, None:
         with pytest.raises(ValueError, match="at least 1 start"):
             fooling_images(small(), (1, 8, 8), 4, starts=starts)
+    with pytest.raises(ValueError, match="the shape of an image is .C, H, W., not None"):
+        fooling_images(small(), None, 4)
+    with pytest.raises(ValueError, match="the number of classes"):
+        fooling_images(small(), (1, 8, 8), None)
 
 
 def test_the_offset_curve_against_a_plain_loop():
@@ -267,7 +271,7 @@ def test_whole_spheres_have_all_directions_and_halves_are_their_halves():
     assert abs(quadrant.float().mean() - 0.5) < 0.05 and ((half[:, 1] < 0) == quadrant).all()
 
 
-@pytest.mark.parametrize("wrong", [dict(n=0), dict(n=2.5), dict(dimensions=1), dict(dimensions=None), dict(radii=(1.3, 1.0)), dict(radii=(1.0, 2.0)), dict(radii=(0.0, 1.0))])
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(n=2.5), dict(dimensions=1), dict(dimensions=None), dict(radii=(1.3, 1.0)), dict(radii=(1.0, 2.0)), dict(radii=(0.0, 1.0)), dict(radii=None), dict(radii=(1.0,))])
 def test_spheres_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="spheres need"):
         spheres(**{"n": 10} | wrong)
@@ -434,6 +438,13 @@ def test_top_k_errors_against_sorting(seed, k):
 def test_a_top_k_that_says_nothing_is_refused(k):
     with pytest.raises(ValueError, match="says nothing"):
         top_k_error(torch.rand(2, 5), torch.tensor([0, 1]), k)
+
+
+def test_a_top_k_error_needs_logits_and_their_labels():
+    for logits, y, say in ((None, torch.tensor([0]), "needs logits"), (torch.rand(3), torch.tensor([0]), "needs logits"), (torch.rand(1, 3), None, "labels"),
+                           (torch.rand(2, 3), torch.tensor([0]), "labels must have shape"), (torch.rand(1, 3), torch.tensor([3]), "0..2")):
+        with pytest.raises((TypeError, ValueError), match=say):
+            top_k_error(logits, y)
 
 
 def test_dropped_filters_are_the_small_ones():

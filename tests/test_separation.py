@@ -445,7 +445,14 @@ def test_a_search_that_cannot_be_is_refused(change, kind, sentence):
         separation(**(good | change))
 
 
-@pytest.mark.parametrize("p, sentence", [((), "one or more confidences"), ((0.5, 1.2), "p is a confidence"), ((0.0,), "p is a confidence")])
+@pytest.mark.parametrize("call, sentence", [(lambda: bound(None, 0.5), "one number, not None"), (lambda: bound("1", 0.5), "one number"),
+                                            (lambda: chebyshev(1, 10, eps="0.4"), "does not give eps = '0.4'"), (lambda: chebyshev(None, 10), "needs 0 <= count")])
+def test_numbers_that_are_none_are_refused(call, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("p, sentence", [((), "one or more confidences"), (None, "one or more confidences"), (0.9, "one or more confidences"), ((0.5, 1.2), "p is a confidence"), ((0.0,), "p is a confidence")])
 def test_a_curve_that_cannot_be_is_refused(p, sentence):
     with pytest.raises(ValueError, match=sentence):
         separation_curve(network(), X, Y, Linf(0.1), p)
