@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .maxconfidence import max_confidence
+from .maxconfidence import as_ball, first_length, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, predict, streams
 from .search import Adam, Ball, Found, Linf, LogConfidence, LogOdds, Margin, check_ball, fold, maximize, merge, scored, take
@@ -106,8 +107,9 @@ def each_label(
     x, ball = check_images(x), search_ball(xi)
     if ball is not None:
         check_ball(ball, len(x))
-    if not 0 <= lam < math.inf or steps < 1:
-        raise ValueError(f"lambda must be at least 0 and steps at least 1, not {lam} and {steps}")
+    _check_steps(steps)
+    if not (isinstance(lam, (int, float, np.number)) and 0 <= lam < math.inf):
+        raise ValueError(f"lambda, the confidence given up for a unit of distance, must be at least 0, not {lam!r}")
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
     target = torch.arange(classes, device=x.device).repeat(len(x))
@@ -128,13 +130,18 @@ def search_ball(xi: float | Ball) -> Ball | None:
     Raises
     ------
     ValueError
-        `xi` is below 0, or on the 0..255 scale.
+        `xi` is no set and no number, below 0, or on the 0..255 scale.
     """
     if isinstance(xi, Ball):
         return xi
-    if not xi >= 0:
-        raise ValueError(f"xi is the radius of the search, at least 0, pixels in [0, 1], not {xi}")
+    if not isinstance(xi, (int, float, np.number, Tensor)) or not xi >= 0:
+        raise ValueError(f"xi is the radius of the search, at least 0, pixels in [0, 1], or a set such as Linf(0.1), not {xi!r}")
     return Linf(xi) if xi else None
+
+
+def _check_steps(steps: int) -> None:
+    if not (isinstance(steps, (int, np.integer)) and steps >= 1):
+        raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
 
 
 def _climb(
@@ -150,7 +157,7 @@ def _climb(
     **common: Any,
 ) -> Found:
     "One climb with steps from the radius down to a twentieth of it, unless the settings say otherwise"
-    return maximize(model, objective, x, ball, steps, **{"step_size": ball.eps, "decay": 0.05, "start": start, "rank": rank} | common | settings)
+    return maximize(model, objective, x, ball, steps, **{"step_size": first_length(ball), "decay": 0.05, "start": start, "rank": rank} | common | settings)
 
 # %% ../nbs/topics/20_hcnn.ipynb #d4291f4a
 def hcnn(model: nn.Module, x: Tensor, xi: float | Ball, lam: float, steps: int = 10, *, norm: float = 2, **settings: Any) -> Found:
@@ -300,10 +307,11 @@ def ncn(
     `hcnn` definition 5; `man` definition 7, algorithm 2 and its quadratic penalty.
     """
     x, ball = check_images(x), search_ball(xi)
-    if not 0 < p < 1 or ball is None:
-        raise ValueError(f"ncn needs a confidence p in (0, 1) and a set with a positive radius, not p = {p} and xi = {xi}")
-    if not weights or min(weights) <= 0 or list(weights) != sorted(weights):
-        raise ValueError(f"the weights of the penalty must be positive and ascend, not {tuple(weights)}")
+    if not (isinstance(p, (int, float, np.number)) and 0 < p < 1) or ball is None:
+        raise ValueError(f"ncn needs a confidence p in (0, 1) and a set with a positive radius, not p = {p!r} and xi = {xi}")
+    _check_steps(steps)
+    if not isinstance(weights, Sequence) or not weights or not all(isinstance(w, (int, float, np.number)) and w > 0 for w in weights) or list(weights) != sorted(weights):
+        raise ValueError(f"the weights of the penalty must be positive and ascend, not {weights!r}")
     check_ball(ball, len(x))
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
@@ -345,8 +353,8 @@ class NegativeEntropy:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"alpha, the order of the entropy, must be positive, not {self.alpha}")
+        if not (isinstance(self.alpha, (int, float, np.number)) and self.alpha > 0):
+            raise ValueError(f"alpha, the order of the entropy, must be positive, not {self.alpha!r}")
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         log_p = logits.log_softmax(1)
@@ -379,8 +387,7 @@ def least_entropy(
     `hcnn` section 4, entropy approximations.
     """
     x, ball, objective = check_images(x), search_ball(xi), NegativeEntropy(alpha)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    _check_steps(steps)
     if ball is None:
         return scored(model, objective, x, batch_size)
     return _climb(model, x, ball, objective, steps, "here", batch_size=batch_size, settings=settings)
@@ -477,8 +484,8 @@ class Radii:
     delta: float
 
     def __post_init__(self) -> None:
-        if not min(self.eta, self.xi, self.delta) >= 0:
-            raise ValueError(f"radii are at least 0, not eta = {self.eta}, xi = {self.xi}, delta = {self.delta}")
+        if not all(isinstance(r, (int, float, np.number)) and r >= 0 for r in (self.eta, self.xi, self.delta)):
+            raise ValueError(f"radii are numbers of at least 0, not eta = {self.eta}, xi = {self.xi}, delta = {self.delta}")
         if not self.covered:
             warnings.warn(
                 f"eta + xi = {self.eta + self.xi:.4g} is above delta = {self.delta:.4g}: the attack and the search together leave the ball in which "
@@ -528,11 +535,17 @@ def rejection_table(clean: pd.DataFrame, adversarial: pd.DataFrame, p: Sequence[
     `hcnn` section 5, tables 2 and 3.
     """
     for table in (clean, adversarial):
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"a table must be a DataFrame such as records.evaluate writes, not {type(table).__name__}")
         if missing := [c for c in ("index", "label", "prediction", "confidence") if c not in table]:
             raise ValueError(f"a table lacks the column {', '.join(missing)}; records.evaluate writes such tables")
+    if not hasattr(p, "__iter__") or isinstance(p, str) or not isinstance(level, (int, float, np.number)):
+        raise TypeError(f"rejection takes a sequence of thresholds p, such as (0.9, 0.95), and a level, not {p!r} and {level!r}")
     right = clean[clean.prediction == clean.label]
     if right.empty or not right["index"].isin(adversarial["index"]).all():
-        raise ValueError(f"AWPR needs natural points that are right, each of them attacked; {len(right)} of {len(clean)} are right")
+        attacked = int(right["index"].isin(adversarial["index"]).sum())
+        raise ValueError(f"AWPR needs natural points that are right, each of them attacked; of {len(clean)} the model is right on {len(right)}, "
+                         f"of which {attacked} were attacked{'' if len(right) else ': a model that is never right has no natural points'}")
     wrong = adversarial[adversarial.prediction != adversarial.label]
     surest = wrong.groupby("index").confidence.max().reindex(right["index"], fill_value=-1.0).to_numpy()
     rows = []
@@ -546,8 +559,8 @@ def rejection_table(clean: pd.DataFrame, adversarial: pd.DataFrame, p: Sequence[
 
 
 def _check_p(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is a confidence in [0, 1], not {p}")
+    if not isinstance(p, (int, float, np.number, Tensor)) or not 0 <= p <= 1:
+        raise ValueError(f"p is a confidence in [0, 1], not {p!r}")
 
 # %% ../nbs/topics/20_hcnn.ipynb #9bf3981e
 PLACES = ("first", "second", "other", "missing")
@@ -698,8 +711,8 @@ class Unrolled(nn.Module):
 
     def __init__(self, model: nn.Module, xi: float, steps: int = 2, rate: float = 1.0):
         super().__init__()
-        if not (xi > 0 and rate > 0 and steps >= 1):
-            raise ValueError(f"unrolling needs a positive xi and rate and at least 1 step, not {xi}, {rate} and {steps}")
+        if not (isinstance(xi, (int, float, np.number)) and xi > 0 and isinstance(rate, (int, float, np.number)) and rate > 0 and isinstance(steps, (int, np.integer)) and steps >= 1):
+            raise ValueError(f"unrolling needs a positive xi and rate and a whole number of steps, at least 1, not {xi!r}, {rate!r} and {steps!r}")
         self.model, self.xi, self.steps, self.rate = model, xi, steps, rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -766,7 +779,7 @@ def through(
     shell: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     guide: nn.Module,
     steps: int = 20,
     *,
@@ -782,7 +795,7 @@ def through(
     x, y
         images (N, C, H, W), pixels in [0, 1]; right labels (N,)
     ball
-        the set to stay in
+        the set to stay in; a number stands for that radius in L-inf
     guide
         maps images to (N, K) with a gradient that helps; an example leaves when the guide errs on it
     steps
@@ -799,8 +812,9 @@ def through(
     """
     x = check_images(x)
     y = check_labels(y, len(x))
+    ball = as_ball(ball, len(x))
     begin = "here" if start is None else start(shell, x, y, ball)
-    found = maximize(guide, Margin(y), x, ball, steps, ball.eps, decay=0.05, start=begin, stop=1e-3, batch_size=batch_size)
+    found = maximize(guide, Margin(y), x, ball, steps, first_length(ball), decay=0.05, start=begin, stop=1e-3, batch_size=batch_size)
     logits = predict(shell, found.x, batch_size)
     return replace(found, value=Margin(y)(logits), logits=logits)
 

@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'quantize_k', 'quantize_activation', 'quantize_weight', 'qua
 
 # %% ../nbs/45_quantization.ipynb #343f8c70
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -265,6 +266,8 @@ def quantize(model: nn.Module, w: int = 32, a: int = 32, g: int = 32, *, first_l
 
     Raises
     ------
+    TypeError
+        `model` is no network.
     ValueError
         Another number of bits, or no layer to quantise.
 
@@ -273,6 +276,8 @@ def quantize(model: nn.Module, w: int = 32, a: int = 32, g: int = 32, *, first_l
     The copy's parameters have the same names, so a state dict of the original fits. The input of a quantised layer is clipped
     to [0, 1] unless a = 32, which suits layers that follow a ReLU.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"quantize takes a torch.nn.Module, not {type(model).__name__}; quantized_network takes an architecture's name")
     model = copy.deepcopy(model)
     layers = [layer for layer in model.modules() if type(layer) in KINDS]
     chosen = layers if first_last else layers[1:-1]
@@ -303,6 +308,11 @@ def quantized_network(shape: Sequence[int], classes: int, architecture: str, w: 
     Raises
     ------
     ValueError
-        As in `quantize`, or sizes that do not fit.
+        An unknown architecture or setting, sizes that do not fit, or as in `quantize`.
     """
+    if architecture not in list(ARCHITECTURES):
+        raise ValueError(f"there is no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+    known = list(inspect.signature(ARCHITECTURES[architecture]).parameters)[2:]
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{architecture} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
     return quantize(ARCHITECTURES[architecture](shape, classes, **settings), w, a, g, first_last=first_last)

@@ -12,6 +12,7 @@ __all__ = ['PAPER_SIGMA2', 'NOT_SURE', 'label_family', 'reverse_cross_entropy', 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #f5865b12
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import CarliniWagner, cw_l2, search_c
-from .maxconfidence import max_confidence
+from .maxconfidence import as_ball, first_length, max_confidence
 from .models import outputs
 from .records import Score
 from .runtime import check_images, check_labels, chunks, device_of, generator
@@ -43,23 +44,34 @@ from confnb.search import (
 )
 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #a9ae006b
-def label_family(y: Tensor, classes: int, lam: float) -> Tensor:
-    """Label distributions (N, K): 1 / (lam + 1) on the class of `y` (N,), lam / ((K - 1)(lam + 1)) on each other class.
+def label_family(y: Tensor, classes: int, lam: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return label distributions (N, K): 1 / (lam + 1) on the class of `y` (N,), lam / ((K - 1)(lam + 1)) on each other class.
+
+    Parameters
+    ----------
+    y
+        right labels (N,)
+    classes
+        the number of classes K, at least 2
+    lam
+        how much the wrong classes together weigh against the right one, from 0 to infinity
+    dtype
+        of the distributions, best that of the logits
 
     Raises
     ------
     ValueError
-        `lam` is negative or NaN.
+        `lam` is negative or NaN, or fewer than 2 classes.
 
     Notes
     -----
     `rce` equation 3. lam = 0 gives one-hot labels, lam = infinity the reverse labels R_y.
     It is `confnb.training.smooth_labels` with delta = lam / (lam + 1).
     """
-    if not lam >= 0:
-        raise ValueError(f"lam weighs the wrong classes against the right one, from 0 to infinity, not {lam}")
+    if not (isinstance(lam, (int, float, np.number)) and isinstance(classes, (int, np.integer))) or not lam >= 0 or classes < 2:
+        raise ValueError(f"lam weighs one or more wrong classes against the right one, from 0 to infinity, not {lam!r} in {classes!r} classes")
     right = 1 / (lam + 1)
-    soft = torch.full((len(y), classes), (1 - right) / (classes - 1), device=y.device)
+    soft = torch.full((len(y), classes), (1 - right) / (classes - 1), dtype=dtype, device=y.device)
     return soft.scatter_(1, y[:, None], right)
 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #9a01355b
@@ -77,7 +89,7 @@ def reverse_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     -----
     `rce` equation 4.
     """
-    return F.cross_entropy(logits, label_family(y, logits.shape[1], torch.inf).to(logits.dtype))
+    return F.cross_entropy(logits, label_family(y, logits.shape[1], torch.inf, logits.dtype))
 
 
 @dataclass(frozen=True)
@@ -181,8 +193,8 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
     counts = labels.bincount()
     if missing := (counts == 0).nonzero()[:, 0].tolist():
         raise ValueError(f"there is no training vector of class {missing[0]}; K-density needs some of every class")
-    if per_class is not None and per_class < 1:
-        raise ValueError(f"per_class is how many vectors of each class are kept, at least 1, not {per_class}")
+    if per_class is not None and not (isinstance(per_class, (int, np.integer)) and per_class >= 1):
+        raise ValueError(f"per_class is how many vectors of each class are kept, at least 1, not {per_class!r}")
     order = torch.randperm(len(labels), generator=generator(seed)).to(labels.device)
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
@@ -226,8 +238,8 @@ class KDensity(nn.Module):
     def __init__(self, features: Tensor, labels: Tensor, sigma2: float, per_class: int | None = None, seed: int = 0):
         super().__init__()
         _check_vectors(features, labels, "labels")
-        if not 0 < sigma2 < math.inf:
-            raise ValueError(f"sigma2 is the kernel's bandwidth squared, positive and finite, not {sigma2}")
+        if not (isinstance(sigma2, (int, float, np.number)) and 0 < sigma2 < math.inf):
+            raise ValueError(f"sigma2 is the kernel's bandwidth squared, positive and finite, not {sigma2!r}")
         kept = _of_each_class(labels.long(), per_class, seed)
         vectors = features.detach()[kept].double()
         self.register_buffer("center", vectors.mean(0))
@@ -335,9 +347,9 @@ def threshold_at(held: Tensor | np.ndarray, false_positives: float) -> float:
         No scores, NaN, or a share out of range.
     """
     ascending = np.sort(np.asarray(held, dtype=np.float64).ravel())
-    if not len(ascending) or np.isnan(ascending).any() or not 0 <= false_positives < 1:
+    if not len(ascending) or np.isnan(ascending).any() or not (isinstance(false_positives, (int, float, np.number)) and 0 <= false_positives < 1):
         raise ValueError(
-            f"a threshold needs held-out scores without NaN and a share in [0, 1), not {len(ascending)} scores and {false_positives}"
+            f"a threshold needs held-out scores without NaN and a share in [0, 1), not {len(ascending)} scores and {false_positives!r}"
         )
     return float(np.nextafter(ascending[int(false_positives * len(ascending) + 1e-9)], -np.inf))
 
@@ -385,8 +397,8 @@ def resample(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     ValueError
         No examples, or no draws.
     """
-    if n < 1 or draws < 1:
-        raise ValueError(f"a bootstrap needs at least one example and one draw, not {n} and {draws}")
+    if not (isinstance(n, (int, np.integer)) and isinstance(draws, (int, np.integer)) and n >= 1 and draws >= 1):
+        raise ValueError(f"a bootstrap needs at least one example and one draw, whole numbers, not {n!r} and {draws!r}")
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
 
@@ -419,7 +431,15 @@ def weighted_mean(values: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of bootstrap samples (B,), NaN left out, as (low, high)."""
+    """Return the middle `level` of bootstrap samples (B,), NaN left out, as (low, high); both NaN where nothing is left.
+
+    Raises
+    ------
+    ValueError
+        A level that is not in (0, 1).
+    """
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
+        raise ValueError(f"level is the share of samples between the ends, in (0, 1), not {level!r}")
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2]) if not np.isnan(samples).all() else (np.nan, np.nan)
     return float(low), float(high)
 
@@ -468,6 +488,8 @@ class DensityGap(nn.Module):
 
     def __init__(self, density: KDensity, eta: float | Tensor):
         super().__init__()
+        if not isinstance(eta, (int, float, np.number, Tensor, np.ndarray, Sequence)) or isinstance(eta, str):
+            raise TypeError(f"eta must be a number, or a tensor with one for each class, not {type(eta).__name__}")
         eta = torch.as_tensor(eta, dtype=torch.float64)
         if eta.isnan().any() or eta.numel() not in (1, len(density.counts)) or eta.ndim > 1:
             raise ValueError(f"eta must be one number or one for each of {len(density.counts)} classes, and not NaN, not {eta.tolist()}")
@@ -509,6 +531,15 @@ def _aim(wrong: Any, logits: Tensor) -> Tensor:
         return torch.as_tensor(wrong.target, device=logits.device).expand(len(logits))
     label = torch.as_tensor(wrong.label, device=logits.device).expand(len(logits))
     return logits.scatter(1, label[:, None], -torch.inf).argmax(1)
+
+
+def _wrong_target(target: int | Tensor, y: Tensor, classes: int) -> Tensor:
+    "The class (N,) to reach, which must be a wrong one"
+    target = torch.as_tensor(target, device=y.device)
+    target = check_labels(target.expand(len(y)) if target.ndim == 0 else target, len(y), classes, "targets")
+    if same := int((target == y).sum()):
+        raise ValueError(f"the target is the right label for {same} of {len(y)} examples; a targeted attack needs a wrong class")
+    return target
 
 
 @dataclass(frozen=True)
@@ -622,12 +653,18 @@ def cw_white_box(
     `rce` section 4.4; Carlini and Wagner, Adversarial Examples Are Not Easily Detected (2017).
     """
     x, y = check_images(x), check_labels(y, len(x))
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight}")
+    if not isinstance(density, KDensity):
+        raise TypeError(f"density is the detector's KDensity, not {type(density).__name__}")
+    if not (isinstance(weight, (int, float, np.number)) and 0 <= weight < math.inf):
+        raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight!r}")
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (steps, rounds)):
+        raise ValueError(f"an attack needs a whole number of steps and of rounds, at least 1 step and 1 round, not {steps!r} and {rounds!r}")
+    if not (isinstance(kappa, (int, float, np.number)) and 0 <= kappa < math.inf):
+        raise ValueError(f"kappa is the margin of a mistake in logits, at least 0, not {kappa!r}")
+    wrong = Margin(y) if target is None else Lead(_wrong_target(target, y, len(density.counts)))
     settings: dict[str, Any] = {"rounds": rounds, "steps": steps, "step_size": step_size, "c": c, "autocast": autocast, "batch_size": batch_size}
     gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
     opening = cw_l2(model, x, y, target=target, kappa=kappa, **settings) if start is None else None
-    wrong = Margin(y) if target is None else Lead(torch.as_tensor(target, device=y.device).expand(len(y)))
     best = search_c(
         model,
         x,
@@ -746,6 +783,8 @@ class Straight:
 # %% ../nbs/topics/40_rce_kdensity.ipynb #b58ba576
 def _best_of(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, ball: Ball, score: Score, starts: list[Tensor], **settings: Any) -> Found:
     "The mistake with the highest score from any of the starts"
+    if not callable(score):
+        raise TypeError(f"a detector's score is called on (logits, features), which {type(score).__name__} cannot be")
     rank, everyone = ScoreOfMistake(y, score), torch.arange(len(x), device=x.device)
     first, *others = (maximize(model, objective, x, ball, start=s, rank=rank, **settings) for s in starts)
     for other in others:
@@ -757,7 +796,7 @@ def max_score(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     score: Score,
     steps: int = 40,
     seed: int | Tensor = 0,
@@ -774,7 +813,7 @@ def max_score(
     x, y
         images (N, C, H, W), pixels in [0, 1]; right labels (N,)
     ball
-        the set to stay in
+        the set to stay in; a number stands for that radius in L-inf
     score
         a detector, called on `(logits, features)`, that gradients flow through
     steps
@@ -792,9 +831,10 @@ def max_score(
         Bad images, labels, eps or steps.
     """
     x, y = check_images(x), check_labels(y, len(x))
+    ball = as_ball(ball, len(x))
     sure = max_confidence(model, x, y, ball, seed=seed, batch_size=batch_size)
     found = _best_of(model, WrongAndNormal(y, score, weight), x, y, ball, score, [x, sure.x],
-                     steps=steps, step_size=ball.eps / 2, decay=0.02, batch_size=batch_size)
+                     steps=steps, step_size=first_length(ball, 0.5), decay=0.02, batch_size=batch_size)
     return replace(found, passes=found.passes + sure.passes)
 
 
@@ -802,7 +842,7 @@ def orthogonal_pgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     score: Score,
     steps: int = 40,
     *,
@@ -827,6 +867,7 @@ def orthogonal_pgd(
     Bryniarski et al., Evading Adversarial Example Detection Defenses with Orthogonal Projected Gradient Descent (2021).
     """
     x, y = check_images(x), check_labels(y, len(x))
+    ball = as_ball(ball, len(x))
     return _best_of(model, OrthogonalSteps(y, score), x, y, ball, score, [x],
                     steps=steps, decay=0.1, rule=Straight(), batch_size=batch_size)
 

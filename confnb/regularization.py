@@ -60,8 +60,8 @@ class WithL2:
 
     def __post_init__(self) -> None:
         values = self.coefficients.values() if isinstance(self.coefficients, Mapping) else [self.coefficients]
-        if not all(c >= 0 for c in values):
-            raise ValueError(f"coefficients of L2 are at least 0, not {self.coefficients}")
+        if not all(isinstance(c, (int, float, np.number)) and c >= 0 for c in values):
+            raise ValueError(f"coefficients of L2 are numbers of at least 0, not {self.coefficients!r}")
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The penalty alone, a scalar."""
@@ -82,7 +82,7 @@ def _pick(layers: dict[str, nn.Module], which: int | str) -> nn.Module:
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #42c3d6b1
 def noise_images(shape: Sequence[int], n: int = 1, std: float = 0.1, seed: int = 0) -> Tensor:
-    """Images (n, C, H, W) of noise N(0, std) clipped to [0, 1], drawn by NumPy's legacy generator as (H, W, C), one after another.
+    """Return images (n, C, H, W) of noise N(0, std) clipped to [0, 1], drawn by NumPy's legacy generator as (H, W, C), one after another.
 
     Parameters
     ----------
@@ -94,7 +94,14 @@ def noise_images(shape: Sequence[int], n: int = 1, std: float = 0.1, seed: int =
         deviation of the noise, pixels in [0, 1]
     seed
         of NumPy's generator
+
+    Raises
+    ------
+    ValueError
+        No shape of an image.
     """
+    if not hasattr(shape, "__len__") or len(shape) != 3:
+        raise ValueError(f"the shape of an image is (C, H, W), not {shape!r}")
     channels, height, width = shape
     drawn = np.random.RandomState(seed).normal(0, std, (n, height, width, channels))
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float().clamp(0, 1).contiguous()
@@ -134,8 +141,10 @@ def fooling_images(model: nn.Module, shape: Sequence[int], classes: int, steps: 
     -----
     Galloway, Taylor, Moussa (2018), section 4.2; Nguyen et al., Deep Neural Networks are Easily Fooled (2015).
     """
-    if starts < 1:
-        raise ValueError(f"fooling images need at least 1 start, not {starts}")
+    if not (isinstance(starts, (int, np.integer)) and starts >= 1):
+        raise ValueError(f"fooling images need a whole number of starts, at least 1 start, not {starts!r}")
+    if not (isinstance(classes, (int, np.integer)) and classes >= 2):
+        raise ValueError(f"fooling images need the number of classes, at least 2, not {classes!r}")
     x = noise_images(shape, starts, std, seed).repeat_interleave(classes, 0).to(device_of(model))
     target = torch.arange(classes, device=x.device).repeat(starts)
     return maximize(model, LogConfidence(target), x, BOX, steps, step_size, start="here", batch_size=batch_size)
@@ -204,8 +213,8 @@ def pruned(w: Tensor, kept: float, bits: int = 32) -> Tensor:
     ValueError
         `kept` is not in (0, 1], or another number of bits.
     """
-    if not 0 < kept <= 1:
-        raise ValueError(f"kept is the share of weights that stay, in (0, 1], not {kept}")
+    if not (isinstance(kept, (int, float, np.number)) and 0 < kept <= 1):
+        raise ValueError(f"kept is the share of weights that stay, in (0, 1], not {kept!r}")
     most = w.abs().topk(max(1, round(kept * len(w)))).indices
     return torch.zeros_like(w).index_copy_(0, most, quantize_weight(w, bits)[most])
 
@@ -327,7 +336,8 @@ def spheres(n: int, dimensions: int = 2, radii: tuple[float, float] = (1.0, 1.3)
 
     Source: Gilmer et al., *Adversarial Spheres* (2018), section 3; Galloway, Taylor, Moussa (2018), section 5.1.2.
     """
-    if n < 1 or dimensions < 2 or not 0 < radii[0] < radii[1] < EXTENT:
+    whole = isinstance(n, (int, np.integer)) and isinstance(dimensions, (int, np.integer))
+    if not whole or n < 1 or dimensions < 2 or not hasattr(radii, "__len__") or len(radii) != 2 or not 0 < radii[0] < radii[1] < EXTENT:
         raise ValueError(f"spheres need n >= 1, dimensions >= 2 and ascending radii below {EXTENT:g}, not {n}, {dimensions} and {radii}")
     directions = F.normalize(torch.randn(n, dimensions, generator=generator(seed), dtype=torch.float64), dim=1)
     if half:
@@ -379,7 +389,9 @@ class _Centre(nn.Module):
 
 
 def boundary_radius(model: nn.Module, directions: Tensor, radii: Sequence[float]) -> Tensor:
-    """The smallest of `radii` from which on the model answers "outer" all the way out along each direction, (N,).
+    """Return the smallest of `radii` from which on the model answers "outer" all the way out along each direction, (N,).
+
+    It is infinite where the model answers "inner" at the largest radius still, so that no boundary was seen.
 
     Parameters
     ----------
@@ -399,33 +411,39 @@ def boundary_radius(model: nn.Module, directions: Tensor, radii: Sequence[float]
     points = directions[:, None] * r[:, None]
     outer = predict(model, as_pixels(points.flatten(0, 1))).argmax(1).reshape(len(directions), len(r))
     after_last_inner = (outer == 0).long().mul(torch.arange(1, len(r) + 1)).amax(1)
-    return r[after_last_inner.clamp_max(len(r) - 1)]
+    return torch.cat([r, r.new_tensor([torch.inf])])[after_last_inner]
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #deea3668
 def reliability(confidence: Any, right: Any, bins: int = 15, level: float = 0.95) -> pd.DataFrame:
-    """A row for each bin of confidence that holds examples: `low high count confidence accuracy accuracy_low accuracy_high`.
+    """Return a row for each bin of confidence that holds examples: `low high count confidence accuracy accuracy_low accuracy_high`.
 
     Parameters
     ----------
     confidence
-        the highest probability of each example (N,), in [0, 1]
+        the highest probability of each example (N,), in [0, 1]: a tensor on any device, an array, a column or a list
     right
-        whether each was answered right (N,)
+        whether each was answered right (N,), True or False (or 1 or 0)
     bins
-        how many of equal width
+        how many of equal width; `low` is left out of a bin and `high` belongs to it, and a confidence of 0 lies in the first.
+        An empty bin has no row
     level
         of the exact interval around the accuracy
 
     Raises
     ------
     ValueError
-        No examples, different lengths, or confidences outside [0, 1].
+        No examples, different lengths, confidences outside [0, 1] or NaN, answers that are neither right nor wrong, or no bins.
 
     Source: Guo et al., *On Calibration of Modern Neural Networks* (2017), section 2.
     """
-    p, ok = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
-    if p.shape != ok.shape or p.ndim != 1 or not len(p) or p.min() < 0 or p.max() > 1 + 1e-6:
+    p, ok = (_column(v) for v in (confidence, right))
+    if p.shape != ok.shape or p.ndim != 1 or not len(p) or not (p.min() >= 0 and p.max() <= 1 + 1e-6):
         raise ValueError(f"reliability needs one confidence in [0, 1] for each answer, not shapes {p.shape} and {ok.shape}")
+    if not np.isin(ok, (0, 1)).all():
+        raise ValueError("reliability needs to know whether each answer was right: True or False, not labels or probabilities")
+    if not (isinstance(bins, (int, np.integer)) and bins >= 1):
+        raise ValueError(f"reliability needs a whole number of bins, at least 1, not {bins!r}")
+    ok = ok.astype(bool)
     at = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for b in np.unique(at):
@@ -436,8 +454,13 @@ def reliability(confidence: Any, right: Any, bins: int = 15, level: float = 0.95
     return pd.DataFrame(rows)
 
 
+def _column(values: Any) -> np.ndarray:
+    "Numbers of any kind as an array of float64"
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
+
+
 def calibration_error(confidence: Any, right: Any, bins: int = 15) -> float:
-    """The expected calibration error, in [0, 1]: the mean distance of accuracy and confidence over bins, weighted by their sizes.
+    """Return the expected calibration error, in [0, 1]: the mean distance of accuracy and confidence over bins, weighted by their sizes.
 
     Parameters
     ----------
@@ -483,7 +506,8 @@ def along_rays(model: nn.Module, x: Tensor, positions: Sequence[float], seed: in
     TypeError, ValueError
         Bad images, or positions outside [0, 1].
     """
-    x, t = check_images(x), torch.as_tensor(positions, dtype=torch.float32)
+    x = check_images(x)
+    t = torch.as_tensor([] if positions is None else positions, dtype=torch.float32)
     if not (t.ndim == 1 and len(t) and t.min() >= 0 and t.max() <= 1):
         raise ValueError(f"positions on a ray lie in [0, 1], not {positions}")
     ends = ray_ends(x, seed)
@@ -491,7 +515,9 @@ def along_rays(model: nn.Module, x: Tensor, positions: Sequence[float], seed: in
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #4312fcfc
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Tensor:
-    """The share of pixels of each image at which the gradient of the cross-entropy of `y` is exactly zero, (N,), in [0, 1].
+    """Return the share of pixels of each image that have no gradient of the cross-entropy of `y`, (N,), in [0, 1].
+
+    A pixel has none where it is exactly zero, and where it is NaN or infinite, which no search can follow.
 
     Parameters
     ----------
@@ -514,7 +540,7 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256
         loss = CrossEntropy(y[s].to(device))(logits_of(model, z)).sum()
         (gradient,) = torch.autograd.grad(loss, z, allow_unused=True) if loss.requires_grad else (None,)
         gradient = torch.zeros_like(z) if gradient is None else gradient
-        return (gradient == 0).flatten(1).float().mean(1).to(x.device)
+        return ((gradient == 0) | ~gradient.isfinite()).flatten(1).float().mean(1).to(x.device)
 
     with borrow(model):
         return torch.cat(in_batches(work, len(x), batch_size))
@@ -525,10 +551,13 @@ def top_k_error(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
 
     Raises
     ------
-    ValueError
-        `k` is not below the number of classes.
+    TypeError, ValueError
+        Bad logits or labels, or `k` is not below the number of classes.
     """
-    if not 1 <= k < logits.shape[1]:
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(f"a top-k error needs logits of shape (N, K), not {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}")
+    y = check_labels(y, len(logits), logits.shape[1])
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < logits.shape[1]:
         raise ValueError(f"the top-{k} error of {logits.shape[1]} classes says nothing; k must be at least 1 and below the number of classes")
     return ~(logits.topk(k, 1).indices == y.to(logits.device)[:, None]).any(1)
 

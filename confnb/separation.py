@@ -18,10 +18,10 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from .attacks import cw_linf
-from .maxconfidence import admit, max_confidence
+from .maxconfidence import admit, as_ball, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, streams
-from .search import Ball, Found, Linf, LogOdds, check_ball, merge, take
+from .search import Ball, Found, Linf, LogOdds, merge, take
 
 # %% ../nbs/topics/10_separation.ipynb #a69d3a4b
 def confident(logits: Tensor, p: float) -> Tensor:
@@ -48,8 +48,13 @@ def confident(logits: Tensor, p: float) -> Tensor:
 
 
 def _check_p(p: float) -> None:
-    if not 0 < p <= 1:
-        raise ValueError(f"p is a confidence, in (0, 1], not {p}")
+    if not isinstance(p, (int, float, np.number, Tensor)) or not 0 < p <= 1:
+        raise ValueError(f"p is a confidence, in (0, 1], not {p!r}")
+
+
+def _check_level(level: float) -> None:
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
+        raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {level!r}")
 
 # %% ../nbs/topics/10_separation.ipynb #a4edd9d5
 def set_distance(points: Tensor, logits: Tensor, p: float, order: float = math.inf) -> float:
@@ -103,7 +108,7 @@ def confident_points(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: float = 0.9,
     steps: int = 200,
     seed: int | Tensor = 0,
@@ -118,7 +123,7 @@ def confident_points(
     x, y
         images, pixels in [0, 1]; right labels (N,)
     ball
-        N(x, delta), such as `Linf(8 / 255)`; in another set than L-inf only MaxConfidence searches
+        N(x, delta), such as `Linf(8 / 255)`, for which the number 8 / 255 will do; in another set than L-inf only MaxConfidence searches
     p
         the confidence to reach, in (0, 1]
     steps
@@ -140,7 +145,7 @@ def confident_points(
     x = check_images(x)
     y = check_labels(y, len(x))
     _check_p(p)
-    check_ball(ball, len(x))
+    ball = as_ball(ball, len(x))
     seeds, more = streams(seed, len(x)), 1 - 0.99 * (1 - p)
     if isinstance(ball, Linf):
         found = cw_linf(model, x, y, ball, more, steps, seed=seeds, batch_size=batch_size)
@@ -175,14 +180,14 @@ def chebyshev(count: int, trials: int, level: float = 0.9, eps: float | None = N
     -----
     `hcnn` proposition 5, `man` proposition 4: 1 / (4 eps^2 t) <= 1 - alpha. Cut to [0, 1].
     """
-    if not (trials >= 1 and 0 <= count <= trials and 0 < level < 1):
+    if not (all(isinstance(n, (int, float, np.number)) for n in (count, trials, level)) and trials >= 1 and 0 <= count <= trials and 0 < level < 1):
         raise ValueError(f"Chebyshev's statement needs 0 <= count <= trials, trials >= 1 and 0 < level < 1, not {count}, {trials}, {level}")
     least = 0.5 / math.sqrt(trials * (1 - level))
     digit = 10.0 ** math.floor(math.log10(least))
     eps = math.ceil(least / digit - 1e-9) * digit if eps is None else eps
-    if not eps >= least * (1 - 1e-9):
+    if not isinstance(eps, (int, float, np.number)) or not eps >= least * (1 - 1e-9):
         raise ValueError(
-            f"Chebyshev's inequality does not give eps = {eps} at level {level} from {trials} trials: {least:.3g} is the least that it allows"
+            f"Chebyshev's inequality does not give eps = {eps!r} at level {level} from {trials} trials: {least:.3g} is the least that it allows"
         )
     return max(count / trials - eps, 0.0), min(count / trials + eps, 1.0)
 
@@ -215,8 +220,7 @@ class Separation:
 
     def __post_init__(self) -> None:
         _check_p(self.p)
-        if not 0 < self.level < 1:
-            raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {self.level}")
+        _check_level(self.level)
         if not len(self.odds) or np.isnan(self.odds).any():
             raise ValueError(f"separation needs the odds of one or more points, none of them NaN, not {len(self.odds)}")
 
@@ -268,7 +272,7 @@ def separation(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: float = 0.9,
     level: float = 0.9,
     steps: int = 200,
@@ -293,8 +297,7 @@ def separation(
     -----
     `hcnn` definition 2 and section 5; `man` definition 5 and section 6.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is the probability that a statement holds, in (0, 1), not {level}")
+    _check_level(level)
     found = confident_points(model, x, y, ball, p, steps, seed, batch_size)
     return Separation(WrongOdds(y.to(found.x.device))(found.logits).cpu().numpy(), p, level, found)
 
@@ -340,7 +343,7 @@ def separation_curve(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float,
     p: Sequence[float] = GRID,
     level: float = 0.9,
     steps: int = 200,
@@ -367,7 +370,7 @@ def separation_curve(
     -----
     `man` section 6.
     """
-    if not len(p):
+    if not hasattr(p, "__len__") or not len(p):
         raise ValueError("a curve needs one or more confidences p, such as (.5, .9, .99)")
     for q in p:
         _check_p(q)
@@ -409,6 +412,8 @@ def bound(
     -----
     `hcnn` proposition 1. Infinite where tau(1 - p) = 0.
     """
+    if not isinstance(loss, (int, float, np.number)):
+        raise TypeError(f"the bound needs the mean loss, one number, not {loss!r}")
     p = np.asarray(p, dtype=float)
     if not loss >= 0 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"the bound needs a loss of at least 0 and confidences in [0, 1], not {loss} and {p}")

@@ -1,4 +1,13 @@
+import copy
+import gzip
+import hashlib
+import io
 import os
+import pickle
+import shutil
+import socket
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +19,8 @@ from PIL import Image
 
 from confnb import data
 from confnb.data import as_images, load, split, stratified_order
+
+MEMORY = data._memory
 
 
 @pytest.fixture
@@ -146,13 +157,116 @@ def test_an_npz_file_is_found_here_then_under_confnb_data(root):
     (dict(x_train=np.full((30, 4, 4), 9.)), ValueError, "x_train: pixels must lie in"),
     (dict(x_test=np.zeros((6, 5, 5), np.uint8)), ValueError, r"training images are \(1, 4, 4\) and test images are \(1, 5, 5\)"),
     (dict(y_test=np.full(6, 5)), ValueError, "class 5 occurs in y_test and never in y_train"),
-    (dict(y_train=np.full(30, -1)), ValueError, "from -1 to -1"),
+    (dict(y_train=np.full(30, -1)), ValueError, "y_train must be class indices from 0 up, but these run from -1 to -1"),
+    (dict(y_test=np.array([0, 1, 2, 0, 1, -1])), ValueError, "y_test must be class indices from 0 up, but these run from -1 to 2"),
+    (dict(y_train=np.full(30, 2**64 - 1, np.uint64)), ValueError, "y_train holds 18446744073709551615, which is more"),
+    (dict(y_train=np.array(["cat"] * 30)), ValueError, "plain numbers only, .* y_train holds <U3"),
+    (dict(y_train=np.zeros(30, "datetime64[s]")), ValueError, "plain numbers only, .* y_train holds datetime64"),
+    (dict(y_train=np.zeros(30, bool)), TypeError, "y_train must be integer class indices"),
+    (dict(y_train=np.zeros(30, complex)), TypeError, "y_train must be integer class indices"),
+    (dict(x_train=np.array(["cat"] * 30)), ValueError, "x_train holds <U3"),
+    (dict(x_train=np.zeros((30, 4, 4), "timedelta64[s]")), ValueError, "x_train holds timedelta64"),
+    (dict(x_train=np.zeros((30, 4, 4), np.uint16)), TypeError, "x_train must be uint8 in 0..255 or floating point"),
+    (dict(x_train=np.zeros((30, 4, 4), complex)), TypeError, "x_train must be uint8 in 0..255 or floating point in .0, 1., not complex128"),
+    (dict(x_train=np.zeros((30, 4, 4), [("a", "u1")])), ValueError, "x_train holds"),
     (dict(x_test=np.zeros((0, 4, 4), np.uint8), y_test=np.zeros(0, int)), ValueError, "no images that go with y_test"),
     (dict(x_train=np.array([object()])), ValueError, "plain numbers only"),
 ])
 def test_bad_npz_contents_are_refused(root, change, error, say):
     npz(root, **change)
     with pytest.raises(error, match=say):
+        load("npz:set.npz")
+
+
+@pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", "<u4", ">i4", "<u8", ">u8", ">i8"])
+def test_labels_of_any_width_and_byte_order_are_the_same_labels(root, kind):
+    npz(root, "plain.npz")
+    content = npz(root)
+    npz(root, **{k: content[k].astype(kind) for k in ("y_train", "y_test")})
+    plain, other = load("npz:plain.npz"), load("npz:set.npz")
+    for name in "y_train", "y_held", "y_test":
+        assert getattr(other, name).dtype == torch.int64 and torch.equal(getattr(plain, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", np.longdouble])
+def test_pixels_of_any_width_and_byte_order_are_the_same_pixels(root, kind):
+    npz(root, "plain.npz")
+    content = npz(root)
+    npz(root, **{k: (content[k] / 255).astype(kind) for k in ("x_train", "x_test")})
+    torch.testing.assert_close(load("npz:set.npz").x_train, load("npz:plain.npz").x_train, atol=1e-3, rtol=0)
+
+
+def test_a_header_that_promises_too_much_is_refused_before_anything_is_read(root):
+    npz(root)
+    head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 1000, 1000), }"
+    head += b" " * (-(len(head) + 11) % 64) + b"\n"
+    with zipfile.ZipFile(root / "set.npz", "a") as z, zipfile.ZipFile(root / "big.npz", "w") as big:
+        for name in z.namelist():
+            big.writestr(name, z.read(name) if name != "x_train.npy" else b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"123")
+    with pytest.raises(ValueError, match=r"big.npz must hold .* x_train is to hold 1,000,000,000,000,000 bytes, and there are 3"):
+        load("npz:big.npz")
+
+
+def test_what_memory_cannot_hold_is_refused_before_anything_is_read(root, folder, monkeypatch):
+    content = npz(root)
+    x, y = tagged(1000)
+    np.savez_compressed(root / "bomb.npz", **content | {"x_train": np.zeros((1000, 40, 40), np.uint8), "y_train": y})
+    assert (root / "bomb.npz").stat().st_size < 20_000
+    monkeypatch.setattr(data, "_memory", lambda: 1e6)
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)
+    with pytest.raises(ValueError, match="bomb.npz takes 0.0 GB of memory as images, and there are 0.0; ask for fewer"):
+        load("npz:bomb.npz")
+    monkeypatch.setattr(data, "_memory", lambda: 100)
+    with pytest.raises(ValueError, match="a folder of 11 pictures takes"):
+        load("folder:my_pictures")
+    assert 2**28 < MEMORY()
+
+
+def test_numpys_memory_error_becomes_a_sentence(root, monkeypatch):
+    npz(root)
+    def full(*args, **kwargs):
+        raise MemoryError("Unable to allocate 1.46 TiB for an array")
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", full)
+    with pytest.raises(ValueError, match=r"not enough memory for npz:set.npz \(Unable to allocate 1.46 TiB .*; ask for fewer images"):
+        load("npz:set.npz")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.npz"])
+def test_what_might_never_end_is_not_read(root, name):
+    root.mkdir()
+    if name == "pipe.npz":
+        os.mkfifo(root / name)
+    elif not Path(name).exists():
+        pytest.skip("there is no /dev/zero here")
+    with pytest.raises(ValueError, match="no regular file"):
+        load(f"npz:{name}")
+
+
+def test_a_folder_in_place_of_a_file_is_told_of(root):
+    root.mkdir()
+    with pytest.raises(ValueError, match="is a folder; folder:PATH takes one"):
+        load(f"npz:{root}")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(root, monkeypatch):
+    npz(root)
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match="set.npz cannot be opened: Permission denied; ask its owner"):
+        load("npz:set.npz")
+
+
+def test_a_locked_npz_is_refused_in_a_sentence(root):
+    npz(root)
+    content = bytearray((root / "set.npz").read_bytes())
+    for sign, at in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):  # the flag of encryption, in the directory and before each member
+        place = content.find(sign)
+        while place >= 0:
+            content[place + at] |= 1
+            place = content.find(sign, place + 1)
+    (root / "set.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="set.npz must hold plain numbers only, and whole, .* encrypted"):
         load("npz:set.npz")
 
 
@@ -243,6 +357,111 @@ def test_sixteen_bit_pictures_are_refused(folder):
         load("folder:my_pictures")
 
 
+def test_a_pipe_among_the_pictures_is_named_and_not_waited_for(folder):
+    os.mkfifo(folder / "my_pictures/test/cat/x.png")
+    with pytest.raises(ValueError, match="test/cat/x.png is no regular file; remove it"):
+        load("folder:my_pictures")
+
+
+def test_a_picture_of_too_many_pixels_is_refused(folder):
+    file = folder / "my_pictures/train/cat/0.png"
+    content = bytearray(file.read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="train/cat/0.png says that it has more pixels than any picture here should"):
+        load("folder:my_pictures")
+
+
+# parts
+
+
+@pytest.fixture(params=["digits", "npz:set.npz", "folder:my_pictures", "imagenet", "mnist"])
+def named(request, folder, monkeypatch):
+    npz(folder)
+    imagenet(folder)
+    monkeypatch.setattr(data, "_FILES", {name: ("",) for name in data._FILES})
+    (folder / "MNIST/raw").mkdir(parents=True)
+    monkeypatch.setattr(data, "_part", lambda name, root, part, download=False: tagged(40 if part == "train" else 12, seed=len(part)))
+    return request.param
+
+
+@pytest.mark.parametrize("parts", [["test"], ["held"], ["train"], ["held", "test"], ["test", "train"], ["train", "held", "test"], "held", ("test", "test"), {"test"}])
+def test_each_part_is_the_same_whatever_is_loaded_beside_it(named, parts):
+    whole, some = load(named, train=5, test=3), load(named, train=5, test=3, parts=parts)
+    for part in data.PARTS:
+        for name in f"x_{part}", f"y_{part}":
+            if part in parts:
+                assert torch.equal(getattr(whole, name), getattr(some, name))
+            else:
+                with pytest.raises(AttributeError, match=f"the part '{part}' of .* was not loaded; name it in load"):
+                    getattr(some, name)
+    assert some.shape == whole.shape and some.title == whole.title
+    assert some.classes == whole.classes
+
+
+def test_what_is_not_wanted_is_not_read(root, folder, monkeypatch):
+    read = []
+    pixels = data._pixels
+    monkeypatch.setattr(data, "_pixels", lambda file, mode=None: read.append(file) or pixels(file, mode))
+    load("folder:my_pictures", test=4, parts=["test"])
+    assert len(read) == 4 and {f.parts[-3] for f in read} == {"test"}
+    imagenet(root)
+    read.clear()
+    load("imagenet", test=2, parts=["held", "test"])
+    assert len(read) == 3 and sum("val" in f.parts for f in read) == 2
+    read.clear()
+    shutil.rmtree(root / "imagenet/train")
+    assert len(load("imagenet", test=2, parts=["test"]).x_test) == 2
+    with pytest.raises(FileNotFoundError, match="has no train"):
+        load("imagenet", test=2, parts=["held", "test"])
+
+
+def test_a_file_of_test_images_alone_will_do_for_them(root):
+    npz(root, x_train=None, y_train=None)
+    assert len(load("npz:set.npz", parts=["test"]).x_test) == 6
+    with pytest.raises(ValueError, match="has no x_train, y_train"):
+        load("npz:set.npz", parts=["held"])
+
+
+def test_a_part_survives_copying_and_says_what_it_is():
+    some = load("digits", test=7, parts=["test"])
+    for again in copy.deepcopy(some), pickle.loads(pickle.dumps(some)):
+        assert torch.equal(again.x_test, some.x_test) and not hasattr(again, "x_train")
+    assert repr(some) == "Data('scikit-learn digits (16 x 16)': train not loaded, held not loaded, 7 test, 10 classes, images (1, 16, 16))"
+    with pytest.raises(AttributeError, match="Data has no 'x_validation'"):
+        some.x_validation  # noqa: B018
+
+
+@pytest.mark.parametrize("parts", [[], ["tests"], "val", [None], None, 3, [["test"]]])
+def test_parts_that_are_not_there_are_refused(parts):
+    with pytest.raises(ValueError, match="parts are one or more of train, held, test, not"):
+        load("digits", parts=parts)
+
+
+def test_a_part_needs_its_images_and_its_labels():
+    x, y = tagged(9)
+    with pytest.raises(ValueError, match="the parts train, held, test need y_train, which is None"):
+        split(x, None, x, y, "t")
+    with pytest.raises(ValueError, match="the parts held need x_train and y_train, which are None"):
+        split(None, None, x, y, "t", parts=["held"])
+
+
+@pytest.mark.parametrize("n", [2.5, "3", True, -1])
+def test_a_number_of_images_is_a_whole_number(n):
+    with pytest.raises(ValueError, match="test examples were asked for, but there are 360"):
+        load("digits", test=n)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["digits"]])
+def test_a_data_set_has_a_name(name):
+    with pytest.raises(TypeError, match="a data set has a name"):
+        load(name)
+
+
+# downloads
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
@@ -269,6 +488,46 @@ def test_an_interrupted_download_leaves_nothing(root, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load("mnist")
     assert not list(root.rglob("*"))
+
+
+def idx(values):
+    "An array of bytes as MNIST's files hold it"
+    return bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.astype(np.uint8).tobytes()
+
+
+def test_a_silent_server_is_given_up_and_no_other_connection_is_touched(root, monkeypatch):
+    "The real downloader, with a server of our own"
+    from torchvision.datasets import MNIST
+
+    x, y = tagged(20)
+    files = {f: gzip.compress(idx(x if "images" in f else y)) for f, _ in MNIST.resources}
+    monkeypatch.setattr(MNIST, "resources", [(f, hashlib.md5(c).hexdigest()) for f, c in files.items()])
+    monkeypatch.setattr(MNIST, "mirrors", ["https://down.example/", "https://up.example/"])
+    seen = []
+
+    def urlopen(request, timeout=None):
+        seen.append((timeout, socket.getdefaulttimeout()))
+        if "down" in request.full_url:
+            raise TimeoutError("timed out")
+        return io.BytesIO(files[request.full_url.rpartition("/")[2]])
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assert rows(load("mnist").x_test) == rows(as_images(x)) and set(seen) == {(30, None)} and len(seen) == 8
+    assert {f.name for f in (root / "MNIST/raw").iterdir()} >= set(data._IDX)
+    monkeypatch.setattr(MNIST, "resources", [(f, "0" * 32) for f in files])
+    shutil.rmtree(root)
+    with pytest.raises(FileNotFoundError, match="arrived with another checksum"):
+        load("mnist")
+
+
+def test_pickles_of_older_torchvisions_are_not_read(root, no_network):
+    old = root / "MNIST/processed"
+    old.mkdir(parents=True)
+    for name in "training.pt", "test.pt":
+        torch.save((torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)), old / name)
+    with pytest.raises(FileNotFoundError, match="mnist is not under .* the pickles in .*processed are not read") as e:
+        load("mnist")
+    assert "weights_only" not in str(e.value)
 
 
 def test_a_download_takes_its_place_when_complete(root, monkeypatch):

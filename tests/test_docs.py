@@ -297,7 +297,7 @@ def test_the_front_page_shows_stored_pictures_and_its_example_runs():
     scope = {"model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), "x": torch.rand(5, 1, 4, 4), "y": torch.tensor([0, 1, 2, 0, 1])}
     exec(example, scope)
     assert {"threshold", "success", "failure", "coverage", "accuracy"} <= set(scope["curve"]) and len(scope["table"]) == 10
-    assert len([line for line in example.splitlines() if line.strip()]) == 3
+    assert len([line for line in example.splitlines() if line.strip()]) == 4
 
 
 TERMS = ["xi", "eta", "delta", "eps", "awpr", "success", "failure", "covered", "mcn", "ncn", "hcnn", "non-me", "k-density", "rce", "f2", "kappa", "sigma2", "lambda", "bits"]

@@ -46,7 +46,7 @@ from confnb.hcnn import (
 )
 from confnb.records import evaluate
 from confnb.runtime import generator, predict
-from confnb.search import L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
+from confnb.search import L0, L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 
 
 def log_odds(logits):
@@ -442,6 +442,19 @@ def test_attacks_on_the_shell_stay_in_the_ball_and_say_what_the_shell_says(small
     assert all(p.requires_grad for p in small_model.parameters())
 
 
+def test_a_number_is_an_l_inf_radius(small_model, digits):
+    x, y = digits.x_test[:4], digits.y_test[:4]
+    shell = Shell(small_model, partial(mcn, xi=0.05, steps=2))
+    by_number, by_set = (through(shell, x, y, ball, StraightThrough(shell), steps=2) for ball in (0.05, Linf(0.05)))
+    assert torch.equal(by_number.x, by_set.x)
+
+
+def test_a_search_may_change_as_many_values_as_its_set_allows(small_model, digits):
+    x = digits.x_test[:3]
+    found = mcn(small_model, x, L0(20), steps=5)
+    assert L0(20).contains(found.x, x).all() and (found.value >= predict(small_model, x).softmax(1).amax(1) - 1e-6).all()
+
+
 def test_attacking_the_shell_beats_transfer(small_model, digits):
     "A weak but real statement: on this undefended network the envelope finds at least as many mistakes as the transferred attack"
     x, y = digits.x_test[:40], digits.y_test[:40]
@@ -470,23 +483,35 @@ BAD = {
     "xi below 0": (lambda: mcn(MODEL, X, -0.1), "xi is the radius"),
     "xi of bytes": (lambda: mcn(MODEL, X, 8.0), "0..255"),
     "xi nan": (lambda: mcn(MODEL, X, math.nan), "xi is the radius"),
-    "no steps": (lambda: mcn(MODEL, X, 0.1, steps=0), "steps at least 1"),
-    "lambda below 0": (lambda: hcnn(MODEL, X, 0.1, -1.0), "lambda must be at least 0"),
+    "xi of words": (lambda: mcn(MODEL, X, "0.1"), "xi is the radius"),
+    "no xi": (lambda: mcn(MODEL, X, None), "xi is the radius"),
+    "no steps": (lambda: mcn(MODEL, X, 0.1, steps=0), "steps must be a whole number of at least 1, not 0"),
+    "half a step": (lambda: mcn(MODEL, X, 0.1, steps=2.5), "steps must be a whole number of at least 1, not 2.5"),
+    "half a step of ncn": (lambda: ncn(MODEL, X, 0.9, steps=2.5), "steps must be a whole number"),
+    "no number of steps": (lambda: least_entropy(MODEL, X, 0.1, steps=None), "steps must be a whole number"),
+    "no lambda": (lambda: hcnn(MODEL, X, 0.1, None), "lambda, .* must be at least 0, not None"),
+    "lambda below 0": (lambda: hcnn(MODEL, X, 0.1, -1.0), "lambda, .* must be at least 0"),
     "one image without its batch": (lambda: mcn(MODEL, X[0], 0.1), "shape"),
     "pixels of bytes": (lambda: mcn(MODEL, 255 * X, 0.1), "divide by 255"),
     "an eps for other images": (lambda: mcn(MODEL, X, Linf(torch.tensor([0.1, 0.2]))), "2 values for 6 images"),
     "p of ncn": (lambda: ncn(MODEL, X, 1.0), "in \\(0, 1\\)"),
     "ncn without room": (lambda: ncn(MODEL, X, 0.9, xi=0.0), "positive radius"),
     "weights that fall": (lambda: ncn(MODEL, X, 0.9, weights=(2.0, 1.0)), "ascend"),
+    "weights of words": (lambda: ncn(MODEL, X, 0.9, weights="a"), "ascend"),
+    "one weight": (lambda: ncn(MODEL, X, 0.9, weights=2.5), "ascend"),
+    "no alpha": (lambda: NegativeEntropy(None), "positive, not None"),
     "alpha 0": (lambda: NegativeEntropy(0.0), "positive"),
     "entropy without steps": (lambda: least_entropy(MODEL, X, 0.1, steps=0), "steps"),
     "radius below 0": (lambda: Radii(-0.1, 0.1, 0.3), "at least 0"),
-    "unrolling nothing": (lambda: Unrolled(MODEL, 0.1, 0), "at least 1 step"),
+    "unrolling nothing": (lambda: Unrolled(MODEL, 0.1, 0), "a whole number of steps, at least 1"),
+    "unrolling halves": (lambda: Unrolled(MODEL, 0.1, 1.5), "a whole number of steps, at least 1"),
+    "radii of words": (lambda: Radii("0.1", 0.1, 0.3), "at least 0"),
+    "no p": (lambda: reject(torch.zeros(1, 2), None), "in \\[0, 1\\]"),
     "p of reject": (lambda: reject(torch.zeros(1, 2), 1.1), "in \\[0, 1\\]"),
     "p of the table": (lambda: rejection_table(CLEAN, CLEAN, p=[90]), "in \\[0, 1\\]"),
     "a column": (lambda: rejection_table(CLEAN.drop(columns="confidence"), CLEAN), "lacks the column confidence"),
-    "nothing right": (lambda: rejection_table(CLEAN.assign(prediction=1), CLEAN), "natural points"),
-    "not attacked": (lambda: rejection_table(CLEAN, CLEAN.assign(index=7)), "each of them attacked"),
+    "nothing right": (lambda: rejection_table(CLEAN.assign(prediction=1), CLEAN), "of 1 the model is right on 0, .* never right has no natural points"),
+    "not attacked": (lambda: rejection_table(CLEAN, CLEAN.assign(index=7)), "each of them attacked; of 1 the model is right on 1, of which 0 were attacked"),
     "points too far": (lambda: proposition_3(MODEL, X, torch.zeros(6).long(), (X + 0.2).clamp(0, 1), Radii(0.1, 0.1, 0.2), 0.5), "within eta"),
     "labels for others": (lambda: places(each_label(MODEL, X, 0.1), torch.zeros(2).long()), "one for each image"),
     "labels out of range": (lambda: through(MODEL, X, torch.full((6,), 9), Linf(0.1), MODEL), None),
@@ -505,6 +530,16 @@ def test_a_shell_needs_a_model_and_a_search():
     for model, search in ((MODEL, 0.1), (lambda x: x, mcn)):
         with pytest.raises(TypeError, match="partial"):
             Shell(model, search)
+
+
+def test_thresholds_may_be_an_array():
+    assert rejection_table(CLEAN, CLEAN, p=np.array([0.4, 0.6])).recall.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("wrong", [dict(clean=None), dict(adversarial=3), dict(p=0.9), dict(p="0.9"), dict(level=None)])
+def test_a_rejection_table_needs_tables_and_thresholds(wrong):
+    with pytest.raises(TypeError, match="a DataFrame|a sequence of thresholds"):
+        rejection_table(**{"clean": CLEAN, "adversarial": CLEAN, **wrong})
 
 
 def test_hcnn_objective_by_hand():

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import images, linear
 
+from confnb import maxconfidence
 from confnb.maxconfidence import (
     admit,
     at,
@@ -29,7 +31,7 @@ from confnb.maxconfidence import (
 )
 from confnb.records import evaluate
 from confnb.runtime import generator, predict, streams
-from confnb.search import L2, CrossEntropy, Found, Linf, LogConfidence, WrongConfidence, maximize, with_confidence
+from confnb.search import L0, L2, CrossEntropy, Found, Linf, LogConfidence, WrongConfidence, maximize, with_confidence
 from confnb.training import label_smoothing_pairing
 
 
@@ -313,7 +315,7 @@ def test_at_reads_the_step():
     rows = pd.DataFrame({"label": [0, 0], "prediction": [0, 0], "confidence": [0.4, 0.8]})
     curve = success_fail(rows, rows)
     assert [at(curve, t).success for t in (0, 0.3999, 0.4, 0.6, 0.7999, 0.8, 1)] == [1, 1, 0.5, 0.5, 0.5, 0, 0]
-    for t in -0.01, 1.01, math.nan:
+    for t in -0.01, 1.01, math.nan, None, "0.5":
         with pytest.raises(ValueError, match=r"a threshold lies in \[0, 1\]"):
             at(curve, t)
 
@@ -336,7 +338,7 @@ def test_tables_that_cannot_be_are_refused(clean, adversarial, sentence):
         success_fail(clean, adversarial)
 
 
-@pytest.mark.parametrize("level", [0, 1, 2, -0.5, 95])
+@pytest.mark.parametrize("level", [0, 1, 2, -0.5, 95, None, "0.95"])
 def test_a_level_that_cannot_be_is_refused(level):
     with pytest.raises(ValueError, match="level"):
         success_fail(GOOD, GOOD, level)
@@ -376,6 +378,11 @@ def test_the_band_lies_around_the_staircase(axes):
     for height in 0.1, 0.4, 0.7:  # below the first success the staircase goes up at that row's failure
         inside = [u for u in np.linspace(0, 1, 501) if band.contains_point((u, height))]
         assert min(inside) == pytest.approx(row.failure_low, abs=0.01) and max(inside) == pytest.approx(row.failure_high, abs=0.01)
+
+
+def test_the_band_is_the_failures_and_no_other_column_can_be_drawn_in_it(axes):
+    with pytest.raises(TypeError, match="failure"):
+        plot_success_fail({"undefended": STEEP}, axes, failure="failure_upper")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -431,7 +438,7 @@ def test_robust_error_answers_what_the_threshold_accepts(share):
     assert robust_error(held, held, threshold_for(held, share)) == (0, round(100 * share))
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, 95])
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, 95, None, "0.95"])
 def test_a_share_that_cannot_be_is_refused(share):
     with pytest.raises(ValueError, match="share in"):
         threshold_for(GOOD, share)
@@ -452,6 +459,23 @@ def test_robust_error_needs_the_same_examples():
     for other in GOOD[:1], GOOD[::-1]:
         with pytest.raises(ValueError, match="the same examples in the same order"):
             robust_error(GOOD, other, 0.5)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, 95, math.nan, None, "0.5"])
+def test_nobody_is_counted_at_a_threshold_that_cannot_be(t):
+    with pytest.raises(ValueError, match=r"a threshold lies in \[0, 1\]"):
+        robust_error(GOOD, GOOD, t)
+
+
+def test_counts_and_thresholds_need_confidences():
+    for call in (lambda: success_fail(None, GOOD), lambda: threshold_for([], 0.9), lambda: robust_error(GOOD, None, 0.5)):
+        with pytest.raises(TypeError, match="table must be a DataFrame"):
+            call()
+    for bad in GOOD.drop(columns="confidence"), GOOD.assign(confidence=[0.5, math.nan]):
+        with pytest.raises(ValueError, match="the held-out table (lacks the column confidence|must have rows)"):
+            threshold_for(bad, 0.9)
+        with pytest.raises(ValueError, match="the adversarial table (lacks the column confidence|must have rows)"):
+            robust_error(GOOD, bad, 0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -609,6 +633,57 @@ def test_with_a_thousand_classes_the_race_finds_what_the_exhaustive_attack_finds
     assert (race.confidence >= full.confidence - 1e-3).all() and (race.passes < full.passes / 10).all()
 
 
+def steep(classes, height=0.3):
+    "A linear model in which the last class trails all others on black images and leads them all where every pixel is at `height`"
+    model, _, _ = linear(classes, scale=0.5, seed=2)
+    with torch.no_grad():
+        model[1].weight.copy_(-model[1].weight.abs())
+        model[1].weight[-1] = 40
+        model[1].bias[-1] = 30 - 40 * 9 * height
+    return model
+
+
+@pytest.mark.parametrize("how", [{}, {"steps": 2}])
+def test_of_more_than_a_thousand_classes_every_one_is_tried(how):
+    model, x, y = steep(1500), torch.zeros(2, 1, 3, 3), torch.tensor([0, 1])
+    assert (predict(model, x).argsort(1)[:, 0] == 1499).all()
+    found = max_confidence(model, x, y, Linf(0.3), **how)
+    assert (found.logits.argmax(1) == 1499).all() and (found.confidence > 0.99).all()
+
+
+class Largest(TorchDispatchMode):
+    "The number of values in the largest tensor that is made"
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(t, torch.Tensor):
+                self.most = max(self.most, t.untyped_storage().nbytes() // t.element_size())
+        return out
+
+
+@pytest.mark.parametrize("how", [{}, {"steps": 1}])
+def test_memory_does_not_grow_with_the_number_of_classes(how, monkeypatch):
+    "99 targets of two images, 16 rows at a time: no tensor holds more images than that"
+    monkeypatch.setattr(maxconfidence, "AT_ONCE", 2**16)
+    model, x, y = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 100)), images(2, 64), torch.tensor([0, 1])
+    with Largest() as seen:
+        max_confidence(model, x, y, Linf(0.3), batch_size=16, **how)
+    assert 8 * 64 * 64 <= seen.most <= 16 * 64 * 64
+
+
+def test_a_race_in_small_shares_is_the_same_race(monkeypatch):
+    model, x, y = linear(60, scale=2, seed=1)[0], images(5), torch.arange(5)
+    whole = [max_confidence(model, x, y, Linf(0.2), **how) for how in ({}, {"steps": 3})]
+    monkeypatch.setattr(maxconfidence, "AT_ONCE", 1)
+    for one, how in zip(whole, ({}, {"steps": 3}), strict=True):
+        shared = max_confidence(model, x, y, Linf(0.2), **how)
+        torch.testing.assert_close(shared.x, one.x, atol=1e-6, rtol=0)
+        assert torch.equal(shared.passes, one.passes)
+
+
 def test_images_that_are_misclassified_already_get_worse():
     model, x = network(), images()
     wrong = (predict(model, x).argmax(1) + 1) % 4  # labels that the model does not give
@@ -715,6 +790,30 @@ def test_it_works_where_gradients_are_off(context):
     assert torch.isfinite(inside.confidence).all()
 
 
+def test_a_number_is_an_l_inf_radius():
+    model, x = network(), images()
+    for attack in max_confidence, partial(public_recipe, steps=1, step_size=0.05, longer=2):
+        assert torch.equal(attack(model, x, LABELS, 0.2).x, attack(model, x, LABELS, Linf(0.2)).x)
+    assert torch.equal(admit(model, x, LABELS, 0.1, x + 0.2).x, x)
+
+
+def test_points_and_lengths_of_another_kind_are_refused():
+    model, x = network(), images()
+    with pytest.raises(TypeError, match="points must be a tensor of images or a Found, not ndarray"):
+        admit(model, x, LABELS, 0.1, x.numpy())
+    for wrong in {"longer": 2.5}, {"longer": None}, {"step_size": None}:
+        with pytest.raises(ValueError, match="the longer run"):
+            public_recipe(model, x, LABELS, 0.1, steps=1, **wrong)
+
+
+@pytest.mark.parametrize("ball", [L0(10), L0(torch.tensor([3, 4, 5, 6, 9, 12]))])
+def test_as_many_values_may_change_as_the_set_allows(ball):
+    model, x = network(side=5), images(6, 5)
+    found = max_confidence(model, x, LABELS, ball)
+    clean = WrongConfidence(LABELS)(predict(model, x)).exp()
+    assert ball.contains(found.x, x).all() and (found.confidence > clean + 0.01).sum() >= 4
+
+
 BAD = {
     "255": (lambda x, y: dict(x=x * 255), ValueError, "divide by 255"),
     "one image": (lambda x, y: dict(x=x[0]), ValueError, r"shape \(N, C, H, W\)"),
@@ -732,10 +831,18 @@ BAD = {
     "eps too many, every class": (lambda x, y: dict(ball=L2(torch.full((9,), 0.1)), steps=2), ValueError, "eps"),
     "steps": (lambda x, y: dict(steps=-1), ValueError, "steps must be at least 0"),
     "no restart": (lambda x, y: dict(restarts=0), ValueError, "restarts"),
+    "restarts None": (lambda x, y: dict(restarts=None), ValueError, "restarts must be a whole number"),
+    "half a restart": (lambda x, y: dict(restarts=1.5), ValueError, "restarts must be a whole number"),
+    "no labels": (lambda x, y: dict(y=None), TypeError, "labels must be a torch.Tensor"),
+    "no set": (lambda x, y: dict(ball="8/255"), TypeError, "ball must be a set such as"),
+    "another number": (lambda x, y: dict(ball=8.0), ValueError, "255"),
     "step_size": (lambda x, y: dict(steps=2, step_size=10.0), ValueError, "255"),
     "step_size alone": (lambda x, y: dict(step_size=0.01), ValueError, "step_size needs steps"),
     "two optimizers": (lambda x, y: dict(steps=2, optimizer=lambda model, objective, x, ball, seed: x), ValueError, "optimizer"),
     "batch": (lambda x, y: dict(batch_size=0), ValueError, "batch size"),
+    "no batch": (lambda x, y: dict(batch_size=None), ValueError, "batch size"),
+    "half a batch": (lambda x, y: dict(batch_size=1.5), ValueError, "batch size"),
+    "no optimizer": (lambda x, y: dict(optimizer="pgd"), TypeError, "an optimizer is called as .* which str cannot be"),
     "seeds": (lambda x, y: dict(seed=torch.arange(3)), ValueError, "seed"),
     "a function": (lambda x, y: dict(model=lambda x: x), TypeError, "torch.nn.Module"),
     "logits nan": (lambda x, y: dict(model=nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Threshold(99, torch.nan))), ValueError, "NaN or infinite"),

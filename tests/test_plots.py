@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import matplotlib
@@ -16,6 +19,7 @@ from confnb import plots
 from confnb.plots import LINES, OTHERS, PALETTE, STYLE, Published, color, line, publish, show_images, table_figure, use_style
 
 MODELS = ["undefended", "regularised", "adversarially trained"]
+IN_NOTEBOOK = plots._in_notebook
 DATA = pd.DataFrame({"t": [0.0, 0.5], "name": ["a, b", 'c "d"'], "v": [1 / 3, np.pi]})
 
 
@@ -31,7 +35,13 @@ def displayed(monkeypatch):
     "What a notebook would show"
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr(plots, "_in_notebook", lambda: True)
     return shown
+
+
+@pytest.fixture(autouse=True)
+def no_name_was_seen(monkeypatch):
+    monkeypatch.setattr(plots, "_looks", {})
 
 
 def figure(title="a curve"):
@@ -56,8 +66,35 @@ def test_the_three_models_are_told_apart():
 def test_colours_stay():
     assert [color(m) for m in MODELS] == ["#0173b2", "#de8f05", "#029e73"]
     assert color("somebody's model") == color("somebody's model") in OTHERS and not set(OTHERS) & {color(m) for m in MODELS}
-    assert set(LINES) <= set(PALETTE)
+    assert set(LINES) <= set(PALETTE) and line("upper bound")["linestyle"] == "-."
     assert line("mine") == {"color": color("mine"), "linestyle": "-.", "linewidth": 1.8, "label": "mine"}
+
+
+@pytest.mark.parametrize("names", [["model 1", "model 6"], ["ab", "ba", "cc"], [f"m{i}" for i in range(80)]])
+def test_no_two_unknown_names_look_alike(names):
+    looks = [(line(n)["color"], str(line(n)["linestyle"])) for n in names]
+    assert len(set(looks)) == len(names) and looks == [(line(n)["color"], str(line(n)["linestyle"])) for n in names]
+    fig, ax = plt.subplots()
+    for n in names:
+        ax.plot([0, 1], [0, 1], **line(n))
+    fig.canvas.draw()
+    assert not {(line(m)["color"], str(line(m)["linestyle"])) for m in PALETTE} & set(looks)
+
+
+def test_the_first_name_of_a_colour_keeps_it_whatever_comes_later():
+    alone = line("model 1")
+    plots._looks.clear()
+    assert line("model 1") == alone and line("model 6") != alone and line("model 1") == alone
+
+
+@pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "$p$", "plain", "$"])
+def test_a_name_with_dollars_can_be_drawn(name):
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [0, 1], **line(name))
+    ax.legend()
+    fig.canvas.draw()
+    table_figure(pd.DataFrame({name: [name]})).canvas.draw()
+    assert (line(name)["label"] == name) == (name in ("$p$", "plain", "$"))
 
 
 def test_the_style_is_valid_and_set():
@@ -160,6 +197,13 @@ def test_a_table_shows_its_index_and_rounds():
     assert cells == {"where", "v", "here", "0.3333"}
 
 
+@pytest.mark.parametrize("nothing", [np.nan, None, pd.NA, pd.NaT])
+def test_a_cell_without_a_number_is_blank(nothing):
+    table = pd.DataFrame({"paper": [0.5, nothing], "word": ["nan", "x"]}).astype({"paper": object})
+    cells = [c.get_text().get_text() for c in table_figure(table).axes[0].tables[0].get_celld().values()]
+    assert sorted(cells) == ["", "0.5", "nan", "paper", "word", "x"]
+
+
 # images
 
 
@@ -174,6 +218,12 @@ def test_images_are_shown_as_they_are(channels):
         assert picture.shape == (6, 4, 3)
         np.testing.assert_allclose(picture, image.permute(1, 2, 0).expand(-1, -1, 3))
     assert not any(ax.axison for ax in fig.axes)
+
+
+@pytest.mark.parametrize("n, titles", [(0, None), (3, ["one"]), (1, ["one", "two"])])
+def test_images_that_cannot_be_shown_are_refused(n, titles):
+    with pytest.raises(ValueError, match="images to show, and a title for each or none"):
+        show_images(torch.zeros(n, 1, 4, 4), titles)
 
 
 def test_grey_is_not_stretched():
@@ -191,6 +241,15 @@ def test_matplotlib_waits_until_something_is_drawn():
 
 def test_without_a_notebook_files_are_published_all_the_same(tmp_path, monkeypatch):
     "IPython comes with the extra `dev`, not with the library"
-    monkeypatch.setitem(__import__("sys").modules, "IPython.display", None)
+    monkeypatch.setattr(plots, "_in_notebook", IN_NOTEBOOK)
+    monkeypatch.setitem(sys.modules, "IPython.core.getipython", None)
     publish("mc-F1a", figure(), DATA, "A curve.", tmp_path)
     assert (tmp_path / "mc-F1a.json").exists()
+
+
+def test_a_plain_script_prints_nothing(tmp_path):
+    "IPython may be installed, and nobody be looking"
+    code = ("import pandas as pd\nfrom confnb.plots import publish, use_style\nuse_style()\n"
+            f"publish('mc-F1a', pd.DataFrame({{'v': [1]}}), pd.DataFrame({{'v': [1]}}), 'A table.', {str(tmp_path)!r})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "mc-F1a.json").exists()

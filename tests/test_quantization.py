@@ -236,6 +236,22 @@ def test_bad_bits_of_networks_are_refused_by_name(bits):
         quantize(build("three_layer_cnn", (1, 16, 16), 10, filters=2), **bits)
 
 
+@pytest.mark.parametrize("name, settings, say", [
+    ("resnet8", {}, "no architecture 'resnet8'; there are model_a, .*, resnet18"),
+    (["model_a"], {}, "no architecture"),
+    (None, {}, "no architecture None"),
+    ("model_a", {"depth": 8}, "model_a has no setting depth; it has filters"),
+])
+def test_an_architecture_that_is_not_there_gets_the_list(name, settings, say):
+    with pytest.raises(ValueError, match=say):
+        quantized_network((1, 16, 16), 10, name, **settings)
+
+
+def test_only_networks_are_quantised():
+    with pytest.raises(TypeError, match="not str; quantized_network takes an architecture's name"):
+        quantize("model_a")
+
+
 @pytest.mark.parametrize("w, a, g", [(1, 1, 8), (1, 2, 6), (3, 3, 32), (2, 2, 1)])
 def test_a_quantised_network_trains(w, a, g):
     y = torch.arange(90) % 3

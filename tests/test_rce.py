@@ -1,12 +1,14 @@
 """K-density against scikit-learn and a double loop; the paper's lemma and theorems by optimisation; what the attacks on the detector owe."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
@@ -56,16 +58,13 @@ from confnb.runtime import generator, predict
 from confnb.search import Linf, Margin, Nearest
 from confnb.training import Recipe, accuracy, fit, smooth_labels
 
+images = partial(toys.images, side=4)
 cases = settings(deadline=None, max_examples=25, derandomize=True)
 seeds = st.integers(0, 9999)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=generator(seed), dtype=dtype)
-
-
-def images(n=6, side=4, seed=0):
-    return torch.rand(n, 1, side, side, generator=generator(seed))
 
 
 def network(classes=4, side=4, hidden=6, seed=0, dtype=torch.float32):
@@ -112,6 +111,18 @@ def test_reverse_cross_entropy_by_hand(classes, seed):
     log_p = torch.log(logits.exp() / logits.exp().sum(1, keepdim=True))
     by_hand = -sum(log_p[i, j] for i in range(6) for j in range(classes) if j != y[i]) / (classes - 1) / 6
     torch.testing.assert_close(reverse_cross_entropy(logits, y), by_hand, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 12])
+def test_reverse_cross_entropy_keeps_the_precision_of_the_logits(classes):
+    logits, y = 3 * normal(40, classes, seed=classes, dtype=torch.float64), torch.arange(40) % classes
+    z = logits.numpy()
+    log_p = z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+    wrong = np.arange(classes) != y.numpy()[:, None]
+    assert abs(reverse_cross_entropy(logits, y).item() + log_p[wrong].mean()) < 1e-14
+    labels = label_family(y, classes, 0.7, torch.float64)
+    np.testing.assert_allclose(labels, np.where(wrong, 0.7 / 1.7 / (classes - 1), 1 / 1.7), rtol=1e-15)
+    assert reverse_cross_entropy(logits.float(), y).dtype == torch.float32 and label_family(y, classes, 0.7).dtype == torch.float32
 
 
 def test_scale_makes_the_first_gradient_that_of_cross_entropy():
@@ -394,11 +405,23 @@ V, L = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     (lambda: DensityGap(KDensity(V, L, 1.0), torch.zeros(2)), "eta"),
     (lambda: DensityGap(KDensity(V, L, 1.0), math.nan), "eta"),
     (lambda: label_family(L, 3, -0.1), "lam"),
+    (lambda: label_family(L[:2], 1, 0.5), "lam"),
+    (lambda: label_family(L, 3, None), "lam"),
+    (lambda: label_family(L, None, 0.5), "lam"),
     (lambda: label_family(L, 3, math.nan), "lam"),
     (lambda: threshold_at([], 0.05), "threshold"),
     (lambda: threshold_at([1.0, math.nan], 0.05), "threshold"),
     (lambda: threshold_at([1.0], 1.0), "threshold"),
+    (lambda: threshold_at([1.0], None), "share in"),
+    (lambda: KDensity(V, L, None), "sigma2"),
+    (lambda: KDensity(V, L, 1.0, per_class=1.5), "per_class"),
+    (lambda: KDensity(V, L, 1.0, per_class="3"), "per_class"),
+    (lambda: KDensity(V, None, 1.0), "labels must be a torch.Tensor"),
     (lambda: resample(0), "bootstrap"),
+    (lambda: resample(3, 2.5), "bootstrap"),
+    (lambda: resample(None), "bootstrap"),
+    (lambda: interval(np.ones(3), 95), "level"),
+    (lambda: interval(np.ones(3), None), "level"),
     (lambda: ranked(pd.DataFrame({"s": [1.0]}), "s", []), "held-out"),
 ])
 def test_bad_input_is_told(make, error):
@@ -533,15 +556,38 @@ def test_ranks_put_every_undetected_mistake_above_every_detected_one():
     assert (rank[wrong & (f2 > 0)] < -16).all() and (rank[wrong & (f2 == 0)] >= -16 - 1e-2).all()
 
 
+@pytest.mark.parametrize("start", [None, "here"])
 @pytest.mark.parametrize(("change", "error"), [
-    ({"weight": -1.0}, "weight"), ({"weight": math.nan}, "weight"), ({"kappa": -1.0}, "kappa"), ({"steps": 0}, "step"), ({"c": 0.0}, "c is"),
-    ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label"), ({"start": "there"}, "start"),
+    ({"weight": -1.0}, "weight"), ({"weight": math.nan}, "weight"), ({"kappa": -1.0}, "kappa"), ({"kappa": math.nan}, "kappa"), ({"steps": 0}, "step"),
+    ({"rounds": 0}, "round"), ({"rounds": None}, "round"), ({"steps": 2.5}, "step"), ({"kappa": None}, "kappa"), ({"weight": "1"}, "weight"), ({"eta": None}, "eta"),
+    ({"c": 0.0}, "c is"), ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label for 8 of 8"),
+    ({"target": 1}, "right label for 2 of 8"), ({"target": torch.arange(3)}, "targets must have shape"), ({"target": 7}, "targets must be class indices"),
 ])
-def test_white_box_refuses(change, error):
+def test_white_box_refuses_from_any_start(change, error, start):
     model, x, y, density, eta = setup()
     y = torch.arange(8) % 4 if "target" in change else y
     with pytest.raises((ValueError, TypeError), match=error):
-        cw_white_box(model, x, y, density, **{"eta": eta, **BUDGET, **change})
+        cw_white_box(model, x, y, density, **{"eta": eta, "start": start, **BUDGET, **change})
+
+
+def test_eta_may_be_a_list():
+    _, _, _, density, eta = setup()
+    torch.testing.assert_close(DensityGap(density, eta.tolist()).eta, DensityGap(density, eta).eta)
+
+
+def test_attacks_need_a_detector():
+    model, x, y, density, eta = setup()
+    with pytest.raises(TypeError, match="density is the detector's KDensity, not DensityScore"):
+        cw_white_box(model, x, y, DensityScore(density), eta)
+    for attack in max_score, orthogonal_pgd:
+        with pytest.raises(TypeError, match="called on .logits, features., which str cannot be"):
+            attack(model, x, y, 0.1, "density", steps=1)
+
+
+def test_white_box_refuses_a_start_that_is_none():
+    model, x, y, density, eta = setup()
+    with pytest.raises(ValueError, match="start"):
+        cw_white_box(model, x, y, density, eta, start="there", **BUDGET)
 
 
 def test_typical_density_is_the_median_of_each_class():
@@ -572,6 +618,15 @@ def test_adaptive_attacks_return_mistakes_in_the_ball_with_their_score(attack, d
     wrong = logits.argmax(1) != y
     assert ball.contains(found.x, x).all() and torch.equal(wrong, found.value > -torch.inf) and wrong.float().mean() > 0.5
     torch.testing.assert_close(found.value[wrong].double(), score(logits, hidden)[wrong].double(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_number_is_an_l_inf_radius():
+    model, x, y, density, _ = setup()
+    for attack in max_score, orthogonal_pgd:
+        by_number, by_set = (attack(model, x, y, ball, DensityScore(density), steps=2) for ball in (0.2, Linf(0.2)))
+        assert torch.equal(by_number.x, by_set.x)
+        with pytest.raises(TypeError, match="ball must be a set"):
+            attack(model, x, y, "0.2", DensityScore(density))
 
 
 def test_adaptive_attacks_beat_the_one_that_does_not_know_of_the_detector():

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
+from toys import images
 
 from confnb import regularization
 from confnb.attacks import fgsm, offset_logits
@@ -50,10 +52,6 @@ from confnb.search import BOX, Linf
 from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit, label_smoothing_pairing
 
 
-def images(n=12, side=8, seed=0):
-    return torch.rand(n, 1, side, side, generator=generator(seed))
-
-
 def small(side=8, classes=4, seed=0):
     return build("three_layer_cnn", (1, side, side), classes, seed=seed, filters=3)
 
@@ -63,7 +61,7 @@ def small(side=8, classes=4, seed=0):
 
 
 def test_the_penalty_is_tensorflows_l2_loss_of_the_layers_asked_for():
-    model, x, y = small(), images(), torch.arange(12) % 4
+    model, x, y = small(), images(12, 8), torch.arange(12) % 4
     w = [m.weight.detach().double() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     half = [v.square().sum().item() / 2 for v in w]
     cases = {0.1: 0.1 * sum(half), 0: 0.0}
@@ -81,12 +79,12 @@ def test_the_penalty_wraps_adversarial_training_and_shrinks_its_layers():
     base, layers = Adversarial(Linf(0.05), 1), {}
     for c in (0.0, 1.0):
         model = small()
-        fit(model, images(), y, WithL2(base, {0: c, -1: c}), Recipe(epochs=12, batch_size=6, rate=5e-3))
+        fit(model, images(12, 8), y, WithL2(base, {0: c, -1: c}), Recipe(epochs=12, batch_size=6, rate=5e-3))
         layers[c] = [m.weight.norm().item() for m in layers_of(model).values()]
     assert layers[1.0][0] < 0.8 * layers[0.0][0] and layers[1.0][3] < 0.8 * layers[0.0][3]
 
 
-@pytest.mark.parametrize("coefficients", [-1.0, {0: -0.5}, math.nan])
+@pytest.mark.parametrize("coefficients", [-1.0, {0: -0.5}, math.nan, None, "0.1"])
 def test_negative_coefficients_are_refused(coefficients):
     with pytest.raises(ValueError, match="at least 0"):
         WithL2(coefficients=coefficients)
@@ -140,12 +138,17 @@ def test_one_step_of_ascent_is_a_sign_step():
 
 
 def test_fooling_needs_a_start():
-    with pytest.raises(ValueError, match="at least 1 start"):
-        fooling_images(small(), (1, 8, 8), 4, starts=0)
+    for starts in 0, 1.5, None:
+        with pytest.raises(ValueError, match="at least 1 start"):
+            fooling_images(small(), (1, 8, 8), 4, starts=starts)
+    with pytest.raises(ValueError, match="the shape of an image is .C, H, W., not None"):
+        fooling_images(small(), None, 4)
+    with pytest.raises(ValueError, match="the number of classes"):
+        fooling_images(small(), (1, 8, 8), None)
 
 
 def test_the_offset_curve_against_a_plain_loop():
-    model, x, y, shifts = small(), images(20), torch.arange(20) % 4, [-0.5, 0.0, 0.3]
+    model, x, y, shifts = small(), images(20, 8), torch.arange(20) % 4, [-0.5, 0.0, 0.3]
     curve = offset_curve(offset_logits(model, x, shifts), y, shifts)
     for c, row in zip(shifts, curve.itertuples(), strict=True):
         p, guess = predict(model, (x + c).clamp(0, 1)).softmax(1).max(1)
@@ -229,7 +232,7 @@ def test_pruning_keeps_the_largest():
     assert pruned(w, 0.5).tolist() == [0, -3, 0, 2]
     torch.testing.assert_close(pruned(w, 0.5, 1), torch.tensor([0, -1.4, 0, 1.4]))
     assert torch.equal(pruned(w, 1.0), w) and (pruned(w, 1e-9) != 0).sum() == 1
-    for kept in (0, 1.5):
+    for kept in (0, 1.5, None):
         with pytest.raises(ValueError, match="kept is the share"):
             pruned(w, kept)
 
@@ -268,7 +271,7 @@ def test_whole_spheres_have_all_directions_and_halves_are_their_halves():
     assert abs(quadrant.float().mean() - 0.5) < 0.05 and ((half[:, 1] < 0) == quadrant).all()
 
 
-@pytest.mark.parametrize("wrong", [dict(n=0), dict(dimensions=1), dict(radii=(1.3, 1.0)), dict(radii=(1.0, 2.0)), dict(radii=(0.0, 1.0))])
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(n=2.5), dict(dimensions=1), dict(dimensions=None), dict(radii=(1.3, 1.0)), dict(radii=(1.0, 2.0)), dict(radii=(0.0, 1.0)), dict(radii=None), dict(radii=(1.0,))])
 def test_spheres_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="spheres need"):
         spheres(**{"n": 10} | wrong)
@@ -301,6 +304,13 @@ def test_the_boundary_is_where_outer_begins_for_good():
     torch.testing.assert_close(found, 1 + 0.2 * (directions[:, 0] > 0), atol=2e-3, rtol=0)
 
 
+def test_a_boundary_that_was_not_seen_is_infinite():
+    directions = F.normalize(torch.randn(30, 2, generator=generator(0)), dim=1)
+    right = directions[:, 0] > 0  # the boundary is at 1.2 there, at 1 elsewhere
+    found = boundary_radius(Disc(), directions, torch.linspace(0.1, 1.1, 101))
+    assert (found[right] == math.inf).all() and (found[~right] < 1.02).all() and right.any() and not right.all()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Calibration, rays, gradients
 
@@ -325,20 +335,40 @@ def test_ece_against_a_double_loop_and_scikit_learn(seed, n, bins):
         np.testing.assert_allclose(table.confidence, mean)
 
 
-@pytest.mark.parametrize("p, right", [([], []), ([0.5], [True, False]), ([1.2], [True]), ([-0.1], [True])])
+@pytest.mark.parametrize("p, right", [([], []), ([0.5], [True, False]), ([1.2], [True]), ([-0.1], [True]), ([math.nan, 0.5], [True, False]),
+                                      ([0.5, 0.5], [3, 7]), ([0.5], [math.nan])])
 def test_bad_confidences_are_refused(p, right):
     with pytest.raises(ValueError, match="reliability needs"):
         calibration_error(p, right)
 
 
+@pytest.mark.parametrize("bins", [0, -1, 2.5, None])
+def test_bad_bins_are_refused(bins):
+    with pytest.raises(ValueError, match="whole number of bins"):
+        calibration_error([0.5], [True], bins)
+
+
+@pytest.mark.parametrize("kind", [
+    lambda p, ok: (torch.tensor(p, requires_grad=True), torch.tensor(ok)), lambda p, ok: (torch.tensor(p, dtype=torch.bfloat16), torch.tensor(ok).int()),
+    lambda p, ok: (pd.Series(p, index=[9, 9, 9, 9]), pd.Series(ok)), lambda p, ok: (np.array(p, np.float32), np.array(ok)), lambda p, ok: (tuple(p), ok)])
+def test_calibration_takes_numbers_of_any_kind(kind):
+    p, ok = [0.25, 0.5, 0.75, 1.0], [False, True, False, True]
+    assert calibration_error(*kind(p, ok), 4) == calibration_error(p, ok, 4) == 0.375
+
+
+def test_a_bin_holds_its_upper_end_and_the_first_holds_zero():
+    table = reliability([0.0, 0.2, 0.2001, 1.0], [True] * 4, bins=5)
+    assert table["count"].tolist() == [2, 1, 1] and table.low.tolist() == [0.0, 0.2, 0.8] and table.high.tolist() == [0.2, 0.4, 1.0]
+
+
 def test_rays_run_from_the_images_to_corners():
-    model, x, t = small(), images(6), [0.0, 0.25, 1.0]
+    model, x, t = small(), images(6, 8), [0.0, 0.25, 1.0]
     ends = ray_ends(x, 3)
     assert ((ends == 0) | (ends == 1)).all() and torch.equal(ends, ray_ends(x, 3)) and not torch.equal(ends, ray_ends(x, 4))
     got = along_rays(model, x, t, 3)
     for j, at in enumerate(t):
         torch.testing.assert_close(got[:, j], predict(model, x + at * (ends - x)).softmax(1).amax(1))
-    for wrong in ([], [1.5], [-0.1]):
+    for wrong in ([], [1.5], [-0.1], None):
         with pytest.raises(ValueError, match="positions on a ray"):
             along_rays(model, x, wrong)
 
@@ -357,7 +387,7 @@ class Cut(nn.Module):
 @pytest.mark.parametrize("model, share", [(Cut(16), 0.75), (Cut(64), 0.0), (nn.Sequential(nn.Flatten(), nn.Threshold(2, 0), nn.Linear(64, 3)), 1.0)])
 def test_zero_gradients_are_counted(model, share):
     state = model.training
-    torch.testing.assert_close(zero_gradients(model, images(5), torch.zeros(5, dtype=torch.long), batch_size=2), torch.full((5,), share))
+    torch.testing.assert_close(zero_gradients(model, images(5, 8), torch.zeros(5, dtype=torch.long), batch_size=2), torch.full((5,), share))
     assert model.training == state and all(p.requires_grad for p in model.parameters())
 
 
@@ -366,7 +396,33 @@ def test_a_detached_model_has_no_gradients():
         def forward(self, x):
             return super().forward(x.detach())
 
-    assert zero_gradients(Detached(8), images(2), torch.tensor([0, 1])).eq(1).all()
+    assert zero_gradients(Detached(8), images(2, 8), torch.tensor([0, 1])).eq(1).all()
+
+
+class Blind(torch.autograd.Function):
+    "The same values; what comes back is NaN or infinite wherever `bad` says so"
+
+    @staticmethod
+    def forward(ctx, x, bad):
+        ctx.bad = bad
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient + ctx.bad, None
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_no_number_is_none(nothing):
+    class Blinding(Cut):
+        def forward(self, x):
+            bad = torch.zeros_like(x)
+            bad[:, :, :2] = nothing  # a quarter of the rows
+            return super().forward(Blind.apply(x, bad))
+
+    x, y = images(3, 8), torch.tensor([0, 1, 2])
+    assert predict(Blinding(64), x).isfinite().all()
+    torch.testing.assert_close(zero_gradients(Blinding(64), x, y), torch.full((3,), 0.25))
 
 
 @settings(deadline=None, max_examples=20)
@@ -378,10 +434,17 @@ def test_top_k_errors_against_sorting(seed, k):
     assert top_k_error(torch.from_numpy(logits), torch.from_numpy(y), k).tolist() == expected
 
 
-@pytest.mark.parametrize("k", [0, 5, 6])
+@pytest.mark.parametrize("k", [0, 5, 6, 1.5, None])
 def test_a_top_k_that_says_nothing_is_refused(k):
     with pytest.raises(ValueError, match="says nothing"):
         top_k_error(torch.rand(2, 5), torch.tensor([0, 1]), k)
+
+
+def test_a_top_k_error_needs_logits_and_their_labels():
+    for logits, y, say in ((None, torch.tensor([0]), "needs logits"), (torch.rand(3), torch.tensor([0]), "needs logits"), (torch.rand(1, 3), None, "labels"),
+                           (torch.rand(2, 3), torch.tensor([0]), "labels must have shape"), (torch.rand(1, 3), torch.tensor([3]), "0..2")):
+        with pytest.raises((TypeError, ValueError), match=say):
+            top_k_error(logits, y)
 
 
 def test_dropped_filters_are_the_small_ones():

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 from torch import nn
+from toys import images
 
 from confnb.attacks import pgd
 from confnb.maxconfidence import max_confidence
-from confnb.runtime import generator, predict
+from confnb.runtime import predict
 from confnb.search import L2, CrossEntropy, Linf, maximize
 from confnb.separation import (
     GRID,
@@ -43,10 +44,6 @@ def network(classes=4, side=3, seed=0, scale=3.0):
         for p in model.parameters():
             p.mul_(scale)
     return model
-
-
-def images(n=20, side=3, seed=0, dtype=torch.float32):
-    return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
 
 
 def answers(model, x, every=5):
@@ -403,6 +400,13 @@ def test_the_batch_size_does_not_matter_and_the_model_stays_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model[3].weight.grad is None
 
 
+def test_a_number_is_an_l_inf_radius():
+    model, x = network(), images(6)
+    y = answers(model, x)
+    by_number, by_set = (separation(model, x, y, ball, 0.9, steps=3) for ball in (0.1, Linf(0.1)))
+    np.testing.assert_array_equal(by_number.odds, by_set.odds)
+
+
 def test_each_example_may_have_its_own_radius():
     model, w, b = linear(4, 2.0, 1)
     x, eps = images(12, 2, 1, torch.float64), torch.linspace(0.01, 0.4, 12, dtype=torch.float64)
@@ -422,7 +426,11 @@ X, Y = images(3), torch.tensor([0, 1, 2])
     ({"level": 95}, ValueError, "level is the probability"),
     ({"level": 1.0}, ValueError, "level is the probability"),
     ({"steps": 0}, ValueError, "budget of at least 1 step"),
-    ({"ball": 0.1}, TypeError, "ball must be a set such as"),
+    ({"ball": "0.1"}, TypeError, "ball must be a set such as"),
+    ({"ball": 8.0}, ValueError, "0..255"),
+    ({"p": None}, ValueError, "p is a confidence"),
+    ({"level": "0.9"}, ValueError, "level is the probability"),
+    ({"y": None}, TypeError, "labels must be a torch.Tensor"),
     ({"ball": Linf(torch.tensor([0.1, 0.2]))}, ValueError, "holds 2 values for 3 images"),
     ({"x": X[0]}, ValueError, "shape"),
     ({"x": 255 * X}, ValueError, "divide by 255"),
@@ -437,7 +445,14 @@ def test_a_search_that_cannot_be_is_refused(change, kind, sentence):
         separation(**(good | change))
 
 
-@pytest.mark.parametrize("p, sentence", [((), "one or more confidences"), ((0.5, 1.2), "p is a confidence"), ((0.0,), "p is a confidence")])
+@pytest.mark.parametrize("call, sentence", [(lambda: bound(None, 0.5), "one number, not None"), (lambda: bound("1", 0.5), "one number"),
+                                            (lambda: chebyshev(1, 10, eps="0.4"), "does not give eps = '0.4'"), (lambda: chebyshev(None, 10), "needs 0 <= count")])
+def test_numbers_that_are_none_are_refused(call, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("p, sentence", [((), "one or more confidences"), (None, "one or more confidences"), (0.9, "one or more confidences"), ((0.5, 1.2), "p is a confidence"), ((0.0,), "p is a confidence")])
 def test_a_curve_that_cannot_be_is_refused(p, sentence):
     with pytest.raises(ValueError, match=sentence):
         separation_curve(network(), X, Y, Linf(0.1), p)
