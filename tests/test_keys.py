@@ -80,7 +80,7 @@ def table(ask, pair, maker, tmp_path):
     "What `ask`, one of `evaluate` and `evaluated`, says of a model, attack or score on four images"
     thing = made(maker, tmp_path)
     model, attacks, scores = {
-        "model": (thing, {"a": partial(fgsm, ball=Linf(0.1))}, {}),
+        "model": (thing, {"a": partial(fgsm, ball=Linf(0.1))} if pair in NOTED or "backward" in pair.name else {}, {}),
         "attack": (flat(), {"a": thing}, {}),
         "score": (flat(), {}, {"s": thing}),
     }[pair.kind]
@@ -736,7 +736,7 @@ def test_what_has_no_key_is_computed_and_said_not_to_be_remembered(what, caplog,
         with pytest.warns(UserWarning, match="not remembered") as seen:
             found = evaluated(model, *images(12), attacks, scores)
         assert len([w for w in seen if "not remembered" in str(w.message)]) == 1
-        assert count(caplog) == 12
+        assert 12 <= count(caplog) <= 14
     pd.testing.assert_frame_equal(found, evaluate(model, *images(12), attacks, scores))
     assert not [f for f in cache.rglob("*.parquet") if what != "attack" or "a" in set(pd.read_parquet(f).attack)]
 
@@ -792,7 +792,7 @@ def told_attack(inside):
 def test_a_remembered_table_is_used_after_two_rows_were_attacked_again(make, caplog):
     x, y = images(12)
     first = silently(flat(), x, y, {"a": make()})
-    assert count(caplog) == 12
+    assert 12 <= count(caplog) <= 14  # all rows, and perhaps two alone, to learn whether they come out as they do among all
     pd.testing.assert_frame_equal(first, silently(flat(), x, y, {"a": make()}))
     assert count(caplog) <= 2
 
@@ -800,7 +800,7 @@ def test_a_remembered_table_is_used_after_two_rows_were_attacked_again(make, cap
 @pytest.mark.parametrize("n", [1, 2, 3, 9])
 def test_tables_of_few_images_are_remembered(n, caplog):
     first = silently(flat(), *images(n), {"a": logged})
-    assert count(caplog) == n
+    assert n <= count(caplog) <= n + 2
     pd.testing.assert_frame_equal(first, silently(flat(), *images(n), {"a": logged}))
     assert count(caplog) <= 2
 

@@ -921,7 +921,7 @@ class _Scaler:
 
 
 def _up(module, inputs, output):
-    return output + 1
+    return output**2
 
 
 def _two_hooks(*order):
