@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from confnb import reproduce as r
-from confnb.pages import enter
+from confnb.pages import MADE, enter
 
 RUN = [sys.executable, "-c", "from confnb.reproduce import main; main()"]
 PUBLISH = r"""
