@@ -298,14 +298,16 @@ def test_tied_weights_can_be_saved(tmp_path):
     assert fresh[2].weight is fresh[1].weight and all(torch.equal(v, fresh.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("letters", range(8))
-def test_weights_come_back_whatever_the_length_of_the_header(tmp_path, letters):
+def test_weights_come_back_whatever_the_length_of_the_header(tmp_path):
     "A file begins with that length, so its first byte may be any multiple of 8, also a pickle's 0x80"
-    name = "n" * (8 * letters + 1)
-    model, fresh = (nn.ModuleDict({name + "x" * extra: nn.Linear(2, 2, bias=False) for extra in range(2)}) for _ in range(2))
-    save_weights(model, tmp_path / "w.safetensors")
-    load_weights(fresh, tmp_path / "w.safetensors")
-    assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in model.state_dict().items())
+    begins = set()
+    for length in range(1, 257, 8):
+        model, fresh = (nn.ModuleDict({"n" * length: nn.Linear(2, 2, bias=False)}) for _ in range(2))
+        save_weights(model, tmp_path / "w.safetensors")
+        load_weights(fresh, tmp_path / "w.safetensors")
+        assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in model.state_dict().items())
+        begins.add((tmp_path / "w.safetensors").read_bytes()[0])
+    assert 0x80 in begins
 
 
 def test_a_pickle_is_named_and_not_opened(tmp_path):
