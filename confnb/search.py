@@ -719,7 +719,7 @@ class Adam:
     def __post_init__(self) -> None:
         if self.space not in ("pixels", "tanh"):
             raise ValueError(f"space must be 'pixels' or 'tanh', not {self.space!r}")
-        if not 0 < self.reach < 1:
+        if not 0 < check_number(self.reach, "reach") < 1:
             raise ValueError(f"reach is a share of the way to the wall, in (0, 1), not {self.reach}")
 
     def first(self, eps: Any, steps: int) -> Any:
@@ -775,7 +775,7 @@ class DDN:
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
+        if not 0 < check_number(self.gamma, "gamma") < 1:
             raise ValueError(f"gamma is the share by which the sphere grows and shrinks, in (0, 1), not {self.gamma}")
 
     def first(self, eps: Any, steps: int) -> Any:
