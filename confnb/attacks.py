@@ -8,6 +8,7 @@ __all__ = ['least_likely', 'fgsm', 'bim', 'ilcm', 'pgd', 'apgd', 'jsma', 'Carlin
 
 # %% ../nbs/foundations/05_attacks.ipynb #301d32f8
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .runtime import borrow, check_images, check_labels, check_logits, device_of, in_batches, logits_of, predict, reduced
+from confnb.runtime import (
+    borrow,
+    check_count,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    check_whole,
+    device_of,
+    in_batches,
+    label_tensor,
+    logits_of,
+    predict,
+    reduced,
+)
 from confnb.search import (
     BOX,
     DDN,
@@ -34,6 +49,7 @@ from confnb.search import (
     OneFeature,
     WrongConfidence,
     check_ball,
+    gradient_at,
     maximize,
     merge,
     move,
@@ -43,22 +59,22 @@ from confnb.search import (
 )
 
 # %% ../nbs/foundations/05_attacks.ipynb #46bc8851
-def _checked(x: Tensor, y: Tensor, steps: int = 1) -> tuple[Tensor, Tensor]:
+def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
     x = check_images(x)
-    if steps < 1:
-        raise ValueError(f"an attack needs a budget of at least 1 step, not {steps}")
+    for name, value in budget.items():
+        if check_whole(value, name) < 1:
+            raise ValueError(f"an attack needs a budget of at least 1 step, not {value} ({name})")
     return x, check_labels(y, len(x))
 
 
 def _ball(ball: Ball | float | Tensor, n: int) -> Ball:
-    ball = Linf(ball) if isinstance(ball, (int, float, Tensor)) else ball
+    ball = Linf(ball) if isinstance(ball, (numbers.Real, Tensor)) else ball
     check_ball(ball, n)
     return ball
 
 
 def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
-    target = torch.as_tensor(target, device=y.device)
-    target = check_labels(target.expand(len(y)) if target.ndim == 0 else target, len(y), name="targets")
+    target = label_tensor(target, len(y), name="targets", device=y.device)
     if (target == y).any():
         raise ValueError(
             f"the target is the right label for {int((target == y).sum())} of {len(y)} examples; a targeted attack needs a wrong class"
@@ -66,14 +82,26 @@ def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
     return target
 
 # %% ../nbs/foundations/05_attacks.ipynb #d84522e3
+@dataclass(frozen=True)
+class _Aimed:
+    "An objective that looks at a target alone; right labels beyond the model's classes are refused all the same, and at once"
+
+    goal: Objective
+    label: Tensor
+
+    def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
+        check_labels(self.label, len(logits), logits.shape[1])
+        return self.goal(logits, z)
+
+
 def _loss(y: Tensor, target: int | Tensor | None) -> Objective:
     "What a loss-maximising attack climbs"
-    return CrossEntropy(y) if target is None else LogConfidence(_check_target(target, y))
+    return CrossEntropy(y) if target is None else _Aimed(LogConfidence(_check_target(target, y)), y)
 
 
 def _wrong(y: Tensor, target: int | Tensor | None) -> Objective:
     "Positive where the attack has succeeded: the model errs, or answers the target"
-    return Margin(y) if target is None else Lead(_check_target(target, y))
+    return Margin(y) if target is None else _Aimed(Lead(_check_target(target, y)), y)
 
 
 def least_likely(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Tensor:
@@ -164,9 +192,9 @@ def bim(
     -----
     `rce` section 2.3 (10 steps).
     """
-    x, y = _checked(x, y, steps)
+    x, y = _checked(x, y, steps=steps)
     ball = _ball(ball, len(x))
-    size = ball.eps / steps if step_size is None else step_size
+    size = ball.eps / int(steps) if step_size is None else step_size
     found = maximize(
         model, _loss(y, target), x, ball, steps, size, start="here", keep="last", batch_size=batch_size
     )
@@ -245,7 +273,7 @@ def pgd(
     -----
     Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks (2017), section 2.1.
     """
-    x, y = _checked(x, y, steps)
+    x, y = _checked(x, y, steps=steps)
     found = maximize(
         model,
         _loss(y, target),
@@ -297,7 +325,7 @@ def apgd(
     -----
     Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (2020).
     """
-    x, y = _checked(x, y, steps)
+    x, y = _checked(x, y, steps=steps)
     objective = (_wrong if margin else _loss)(y, target)
     found = maximize(
         model, objective, x, _ball(ball, len(x)), steps, None, restarts, seed, rule=Halving(), batch_size=batch_size
@@ -343,13 +371,13 @@ def jsma(
     -----
     Papernot et al. (2016) with the saliency map of `rce` section 2.3: one value a step, no pairs.
     """
-    x, y = _checked(x, y, steps)
-    if not 0 < abs(theta) <= 1:
+    x, y = _checked(x, y, steps=steps)
+    if not 0 < abs(check_number(theta, "theta")) <= 1:
         raise ValueError(f"theta is the change of one value, in [-1, 1] and not 0, not {theta}")
     target = _check_target(least_likely(model, x, y, batch_size) if target is None else target, y)
     found = maximize(
         model,
-        LogConfidence(target),
+        _Aimed(LogConfidence(target), y),
         x,
         L0(steps),
         steps,
@@ -411,7 +439,7 @@ def _nothing(model: nn.Module, x: Tensor, batch_size: int) -> Found:
 
 
 def _check_kappa(kappa: float) -> None:
-    if not 0 <= kappa < torch.inf:
+    if not 0 <= check_number(kappa, "kappa") < torch.inf:
         raise ValueError(f"kappa is the margin that a mistake must have, at least 0, not {kappa}")
 
 # %% ../nbs/foundations/05_attacks.ipynb #aa86586e
@@ -451,10 +479,11 @@ def search_c(
 
     Raises
     ------
-    ValueError
-        A first c that is not positive.
+    TypeError, ValueError
+        A first c that is not positive, or no rounds.
     """
-    if not 0 < c < torch.inf:
+    rounds, steps = check_count(rounds, "rounds"), check_count(steps, "steps", 0)
+    if not 0 < check_number(c, "c") < torch.inf:
         raise ValueError(f"c is the weight of the mistake, positive and finite, not {c}")
     best, everyone = _nothing(model, x, batch_size), torch.arange(len(x), device=x.device)
     weight, low, high = x.new_full((len(x),), c), x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
@@ -532,7 +561,7 @@ def cw_l2(
     -----
     Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks (2017), section VI.A; `rce` section 2.3.
     """
-    x, y = _checked(x, y, min(steps, rounds))
+    x, y = _checked(x, y, steps=steps, rounds=rounds)
     _check_kappa(kappa)
     wrong = _wrong(y, target)
     best = search_c(
@@ -600,7 +629,7 @@ def ddn(
     -----
     Rony et al., Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses (2019).
     """
-    x, y = _checked(x, y, steps)
+    x, y = _checked(x, y, steps=steps)
     _check_kappa(kappa)
     wrong = _wrong(y, target)
     found = maximize(
@@ -651,7 +680,7 @@ def cw_l2_fast(
     -----
     A hybrid: Rony et al. (2019), then the objective of Carlini and Wagner (2017).
     """
-    x, y = _checked(x, y, min(steps, polish))
+    x, y = _checked(x, y, steps=steps, polish=polish)
     best, wrong = ddn(model, x, y, steps, target=target, kappa=kappa, batch_size=batch_size), _wrong(y, target)
     found = (best.value > -torch.inf).nonzero()[:, 0]
     if not len(found):
@@ -676,7 +705,7 @@ def cw_l2_fast(
 
 
 def balance(model: nn.Module, x: Tensor, z: Tensor, wrong: Objective, batch_size: int = 256) -> Tensor:
-    """The c at which C&W's two forces are equal at each z, 2 ||z - x|| / ||grad wrong(z)||, (N,).
+    """The c at which C&W's two forces are equal at each z, 2 ||z - x|| / ||grad wrong(z)||, (N,); huge where there is no gradient.
 
     Parameters
     ----------
@@ -693,8 +722,7 @@ def balance(model: nn.Module, x: Tensor, z: Tensor, wrong: Objective, batch_size
 
     def slope(s: slice) -> Tensor:
         points = z[s].detach().clone().to(device).requires_grad_()
-        value = move(take(wrong, s), device)(logits_of(model, points), points)
-        (gradient,) = torch.autograd.grad(value.sum(), points)
+        gradient, _ = gradient_at(move(take(wrong, s), device)(logits_of(model, points), points), points)
         return gradient.flatten(1).norm(dim=1).to(z.device)
 
     with borrow(model):
@@ -732,7 +760,7 @@ def cw_linf(
     p
         the confidence to reach, in (0, 1]
     steps, restarts, seed, start, batch_size
-        as in `confnb.search.maximize`
+        as in `confnb.search.maximize`: of several restarts the first begins at x, the others at random
     step_size
         Adam's learning rate in tanh space, falling to a tenth
     target
@@ -748,11 +776,11 @@ def cw_linf(
     After the modified attack of `hcnn` section 4.1 and `man`: Carlini and Wagner's variable and optimiser inside a ball, until the
     model is sure. Their objective, the lead of a wrong class over the right one, does not ask for confidence; this one does.
     """
-    x, y = _checked(x, y, steps)
+    x, y = _checked(x, y, steps=steps)
     ball = _ball(ball, len(x))
-    if not isinstance(ball, Linf) or not 0 < p <= 1:
+    if not isinstance(ball, Linf) or not 0 < check_number(p, "p") <= 1:
         raise ValueError(f"cw_linf needs an L-inf ball and a confidence p in (0, 1], not {ball} and {p}")
-    sure = WrongConfidence(y) if target is None else LogConfidence(_check_target(target, y))
+    sure = WrongConfidence(y) if target is None else _loss(y, target)
     found = maximize(
         model,
         sure,
@@ -775,7 +803,7 @@ def uniform_noise(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ball: Ball,
+    ball: Ball | float | Tensor,
     draws: int = 1,
     seed: int | Tensor = 0,
     batch_size: int = 256,
@@ -789,7 +817,7 @@ def uniform_noise(
     x, y
         images (N, C, H, W), pixels in [0, 1]; right labels (N,)
     ball
-        the set to draw from
+        the set to draw from; a number or one for each example is an L-inf radius
     draws
         how many points are drawn for each example; no gradient is taken, so `passes` is 0
     seed, batch_size
@@ -802,8 +830,7 @@ def uniform_noise(
     """
     x = check_images(x)
     y = check_labels(y, len(x))
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, not {draws}")
+    draws, ball = check_count(draws, "draws"), _ball(ball, len(x))
     return with_confidence(
         maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y
     )
@@ -854,7 +881,8 @@ def offset_logits(model: nn.Module, x: Tensor, offsets: Sequence[float], batch_s
     TypeError, ValueError
         Bad images, no offsets, or one outside [-1, 1].
     """
-    x, c, device = check_images(x), torch.as_tensor(offsets, dtype=torch.float64), device_of(model)
+    x, c, device = check_images(x), _numbers(offsets), device_of(model)
+    batch_size = check_count(batch_size, "a batch size")
     if c.ndim != 1 or not len(c) or not (c.abs() <= 1).all():
         raise ValueError(f"offsets are one or more numbers in [-1, 1] that are added to pixels in [0, 1], not {offsets}")
 
@@ -865,6 +893,14 @@ def offset_logits(model: nn.Module, x: Tensor, offsets: Sequence[float], batch_s
     with borrow(model), torch.no_grad():
         logits = torch.cat(in_batches(work, len(x), max(1, batch_size // len(c))))
     return logits.reshape(len(x), len(c), -1)
+
+
+def _numbers(offsets: Sequence[float]) -> Tensor:
+    "The offsets in float64, or a row of NaN where they are no numbers"
+    try:
+        return torch.as_tensor(offsets, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        return torch.full((1,), torch.nan, dtype=torch.float64, device="cpu")
 
 
 def _shifted(x: Tensor, c: Tensor) -> Tensor:
@@ -896,10 +932,10 @@ def constant_offset(model: nn.Module, x: Tensor, y: Tensor, offsets: float | Seq
     `passes` is 0; `value` is the log of the highest wrong-class probability.
     """
     x, y = _checked(x, y)
-    several = [offsets, -offsets] if isinstance(offsets, (int, float)) else list(offsets)
+    several = [offsets, -offsets] if isinstance(offsets, numbers.Real) else list(offsets)
     logits = offset_logits(model, x, several, batch_size)
     value = WrongConfidence(y.repeat_interleave(len(several)))(logits.flatten(0, 1)).reshape(len(x), -1)
     best, rows = value.argmax(1), torch.arange(len(x), device=x.device)
-    z = _shifted(x, torch.tensor(several, dtype=torch.float64)[best.cpu()].reshape(-1, 1, 1, 1))
+    z = _shifted(x, _numbers(several)[best.cpu()].reshape(-1, 1, 1, 1))
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return with_confidence(Found(z, value[rows, best], logits[rows, best], none), y)

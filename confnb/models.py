@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .cache import write_whole
-from .runtime import borrow, check_images, check_logits, in_batches, device_of, logits_of
+from .runtime import borrow, check_images, check_logits, check_seed, in_batches, device_of, logits_of
 
 # %% ../nbs/foundations/02_models.ipynb #3b1e3583
 class Normalize(nn.Module):
@@ -326,8 +326,14 @@ def resnet18(shape: Sequence[int], classes: int, width: int = 64) -> nn.Sequenti
 # %% ../nbs/foundations/02_models.ipynb #5b7a38fa
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Sets the global generators of the CPU and of `device` to `seed` for the length of a `with` block, and puts them back."""
-    device = torch.device(device)
+    """Sets the global generators of the CPU and of `device` to `seed` for the length of a `with` block, and puts them back.
+
+    Raises
+    ------
+    TypeError
+        `seed` is no whole number.
+    """
+    device, seed = torch.device(device), check_seed(seed)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -357,6 +363,8 @@ def build(name: str | Callable[..., nn.Module], shape: Sequence[int], classes: i
 
     Raises
     ------
+    TypeError
+        `seed` is no whole number.
     ValueError
         An unknown name, an unknown setting, or sizes that do not fit.
     """
@@ -404,7 +412,7 @@ def logits_and_features(model: nn.Module, x: Tensor, autocast: torch.dtype | Non
         raise ValueError(f"{type(model).__name__} runs no nn.Linear, so it has no final hidden vector; features need a model that ends in one")
     if len(seen[0]) != len(x):
         raise ValueError(f"the last nn.Linear of {type(model).__name__} sees {len(seen[0])} rows for {len(x)} images, not one for each")
-    return logits, seen[0].flatten(1).to(logits.dtype)
+    return logits, seen[0].flatten(1).to(logits.dtype, copy=True)  # the model may use that memory again
 
 
 def outputs(model: nn.Module, x: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
@@ -413,7 +421,7 @@ def outputs(model: nn.Module, x: Tensor, batch_size: int = 256) -> tuple[Tensor,
     Raises
     ------
     TypeError, ValueError
-        Bad images, logits of a wrong shape, NaN or infinite, or a model that runs no `nn.Linear`.
+        Bad images, logits of a wrong shape, NaN or infinite, probabilities, or a model that runs no `nn.Linear`.
     """
     x, device = check_images(x), device_of(model)
     with borrow(model), torch.no_grad():
@@ -440,10 +448,20 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     ------
     OSError
         The folder cannot be made or written.
+    TypeError, ValueError
+        `model` is no `nn.Module`, or has tensors without values: a lazy layer that was not run, or the meta device.
     """
+    device_of(model)  # refuses what cannot be saved before a file is begun
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     with write_whole(path) as f:
         save_file(tensors, f)
+
+
+def _is_pickle(path: str | Path) -> bool:
+    "Whether the file begins as torch.save's zip or as a pickle of protocol 2 to 5 does, and not as safetensors, a length and a brace"
+    with open(path, "rb") as f:
+        head = f.read(9)
+    return head[:4] == b"PK\x03\x04" or head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
@@ -454,11 +472,16 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, is no safetensors file, or belongs to another architecture.
+        The file is damaged, is a pickle or another file than safetensors, or belongs to another architecture.
     """
     try:
         tensors = load_file(path)
     except SafetensorError as e:
+        if _is_pickle(path):
+            raise ValueError(
+                f"{Path(path).name} is a pickle, which can run any code when it is opened, so it is not; if you trust it, "
+                "model.load_state_dict(torch.load(path, weights_only=True)) and then save_weights(model, ...)"
+            ) from e
         raise ValueError(f"{Path(path).name} is damaged or is no safetensors file ({e}); save the weights again with save_weights") from e
     here, there = ({name: tuple(t.shape) for name, t in d.items()} for d in (model.state_dict(), tensors))
     wrong = [f"{name} is {there.get(name, 'missing')} in the file and {here.get(name, 'missing')} in the model"

@@ -6,7 +6,7 @@
 __all__ = ['BOX', 'Ball', 'Objective', 'State', 'Linf', 'L2', 'L0', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin',
            'Lead', 'LogOdds', 'Nearest', 'take', 'move', 'Found', 'alive', 'distortion', 'join', 'merge', 'fold',
            'with_confidence', 'scored', 'wrong_classes', 'step_lengths', 'Step', 'Task', 'Rule', 'Steepest', 'Halving',
-           'Adam', 'DDN', 'OneFeature', 'NoGradient', 'maximize', 'check_ball']
+           'Adam', 'DDN', 'OneFeature', 'gradient_at', 'NoGradient', 'maximize', 'check_ball']
 
 # %% ../nbs/foundations/04_search.ipynb #0c0a72c8
 import math
@@ -25,15 +25,18 @@ from .models import logits_and_features
 from confnb.runtime import (
     borrow,
     channels_last,
+    check_count,
     check_images,
-    check_labels,
     check_logits,
+    check_number,
     device_of,
     in_batches,
+    label_tensor,
     logits_of,
     normal,
     predict,
     reduced,
+    refuse_probabilities,
     streams,
     uniform,
 )
@@ -47,18 +50,44 @@ def _per_example(value: float | Tensor, like: Tensor) -> Tensor | float:
         raise ValueError(
             f"eps must be one number or one for each of {len(like)} examples, not of shape {tuple(value.shape)}"
         )
-    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    return value.detach().to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _ends(value: float | Tensor, name: str) -> tuple[float, float]:
+    "The lowest and the highest of one number, or of one for each example"
+    if not isinstance(value, Tensor):
+        try:
+            return (check_number(value, name),) * 2
+        except TypeError as e:
+            cure = "without quotes it is one" if isinstance(value, str) else "torch.tensor(...) holds one for each example"
+            raise TypeError(f"{e}; {cure}") from None
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must be real numbers, not {value.dtype}")
+    if value.ndim > 1 or not value.numel():
+        raise ValueError(
+            f"{name} must be one number or one for each example (N,), not of shape {tuple(value.shape)}; value.flatten() makes a column one"
+        )
+    if value.is_meta:
+        raise ValueError(f"{name} is on the meta device, which holds no values")
+    low, high = value.detach().aminmax()
+    return float(low), float(high)
 
 
 def _check_length(value: float | Tensor, most: float, name: str) -> None:
     "A radius or step length that is positive and on the [0, 1] pixel scale"
-    low, high = (float(v) for v in torch.as_tensor(value).flatten().aminmax())
+    low, high = _ends(value, name)
     if not (low > 0 and math.isfinite(high)):
-        raise ValueError(f"{name} must be positive and finite, not {low:g}")
+        raise ValueError(f"{name} must be positive and finite, not {low if not low > 0 else high:g}")
     if high > most:
         raise ValueError(
             f"{name} = {high:g} looks like the 0..255 scale; pixels lie in [0, 1], so say {high:g}/255"
         )
+
+
+def _without_graph(ball: Any) -> None:
+    "Detaches the radii of a set that is being made, so that no graph goes from them into the points"
+    if isinstance(ball.eps, Tensor) and ball.eps.requires_grad:
+        object.__setattr__(ball, "eps", ball.eps.detach())
 
 
 def _norms(delta: Tensor, order: float) -> Tensor:
@@ -82,6 +111,8 @@ class Linf:
 
     Raises
     ------
+    TypeError
+        `eps` is no number, and no tensor of numbers.
     ValueError
         `eps` is not positive, or above 1.
     """
@@ -91,6 +122,11 @@ class Linf:
 
     def __post_init__(self) -> None:
         _check_length(self.eps, self.most, "the eps of Linf")
+        _without_graph(self)
+
+    def largest(self, x: Tensor) -> float:
+        """The largest radius that a set around images like x may have: 1."""
+        return self.most
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The point of the set around x that is nearest to z, shape (N, C, H, W)."""
@@ -129,15 +165,22 @@ class L2:
 
     Raises
     ------
+    TypeError
+        `eps` is no number, and no tensor of numbers.
     ValueError
-        `eps` is not positive, or so large (above 8) that it must be on the 0..255 scale.
+        `eps` is not positive. One that is longer than the images' diagonal is refused where they are known, by `maximize`.
     """
 
     eps: float | Tensor
-    most: ClassVar[float] = 8.0
+    most: ClassVar[float] = 8.0  # a radius that images of any size may have
 
     def __post_init__(self) -> None:
-        _check_length(self.eps, self.most, "the eps of L2")
+        _check_length(self.eps, math.inf, "the eps of L2")
+        _without_graph(self)
+
+    def largest(self, x: Tensor) -> float:
+        """The largest radius that a set around images like x (N, ...) may have: the diagonal sqrt(d) of the pixel box, but at least 8."""
+        return max(self.most, math.sqrt(x[0].numel()))
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """A point of the set around x: z pulled back to the ball, then to the box (which moves it nearer to x still)."""
@@ -178,6 +221,8 @@ class L0:
 
     Raises
     ------
+    TypeError
+        `eps` is no number, and no tensor of numbers.
     ValueError
         `eps` is no whole number, or below 1.
     """
@@ -187,8 +232,13 @@ class L0:
 
     def __post_init__(self) -> None:
         _check_length(self.eps, self.most, "the eps of L0")
-        if (torch.as_tensor(self.eps) % 1 != 0).any():
+        _without_graph(self)
+        if bool((self.eps % 1 != 0).any() if isinstance(self.eps, Tensor) else self.eps % 1 != 0):
             raise ValueError(f"the eps of L0 counts values, so it must be whole, not {self.eps}")
+
+    def largest(self, x: Tensor) -> float:
+        """The largest radius that a set around images like x may have: any number of values."""
+        return self.most
 
     def _first(self, order: Tensor, x: Tensor) -> Tensor:
         "Where the rank in `order` (N, d), descending, is among the first eps, shaped as x"
@@ -224,10 +274,7 @@ Ball = Linf | L2 | L0
 
 # %% ../nbs/foundations/04_search.ipynb #ce264789
 def _label_column(labels: int | Tensor, logits: Tensor, name: str) -> Tensor:
-    labels = torch.as_tensor(labels, device=logits.device)
-    return check_labels(
-        labels.expand(len(logits)) if labels.ndim == 0 else labels, len(logits), logits.shape[1], name
-    )[:, None]
+    return label_tensor(labels, len(logits), logits.shape[1], name, logits.device)[:, None]
 
 
 @dataclass(frozen=True)
@@ -341,17 +388,31 @@ def _ask(objective: Objective, logits: Tensor, z: Tensor, hidden: Tensor | None)
 
 # %% ../nbs/foundations/04_search.ipynb #924d4d4e
 def take(thing: Any, index: Tensor | slice) -> Any:
-    """The same ball or objective for the examples at `index`; what holds no per-example tensor comes back as it is."""
-    return _each_tensor(thing, lambda v: v[index.to(v.device) if isinstance(index, Tensor) else index])
+    """The same ball or objective for the examples at `index`; what holds no per-example tensor comes back as it is.
+
+    All tensors of a dataclass are taken to have one row for each example, unless it names those that have in `per_example`.
+    """
+    return _each_tensor(thing, lambda v: v[index.to(v.device) if isinstance(index, Tensor) else index], _per_example_fields)
 
 
-def _each_tensor(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    "The same with every tensor in it changed, also in the dataclasses that it holds"
+def _per_example_fields(thing: Any) -> tuple[str, ...]:
+    "The names of a dataclass's fields whose tensors, if they hold any, have one row for each example"
+    names = tuple(f.name for f in fields(thing))
+    marked = getattr(thing, "per_example", None)
+    if unknown := set(marked or ()) - set(names):
+        raise ValueError(f"per_example of {type(thing).__name__} names {', '.join(map(repr, sorted(unknown)))}; its fields are {', '.join(names)}")
+    return names if marked is None else tuple(marked)
+
+
+def _each_tensor(thing: Any, change: Callable[[Tensor], Tensor], among: Callable[[Any], tuple[str, ...]] | None = None) -> Any:
+    "The same with every tensor in it changed, also in the dataclasses that it holds; of their own tensors those `among` which"
     if isinstance(thing, Tensor):
         return change(thing) if thing.ndim else thing
     if not is_dataclass(thing) or isinstance(thing, type):
         return thing
-    changed = {f.name: _each_tensor(v, change) for f in fields(thing) if _holds(v := getattr(thing, f.name))}
+    held = {f.name: v for f in fields(thing) if _holds(v := getattr(thing, f.name))}
+    names = tuple(held) if among is None else among(thing)
+    changed = {name: _each_tensor(v, change, among) for name, v in held.items() if name in names or not isinstance(v, Tensor)}
     return replace(thing, **changed) if changed else thing
 
 
@@ -360,8 +421,8 @@ def _holds(value: Any) -> bool:
 
 
 def move(thing: Any, device: torch.device) -> Any:
-    """The same ball or objective with its tensors on the device."""
-    return _each_tensor(thing, lambda v: v.to(device))
+    """The same ball or objective with its tensors on the device, as copies where they were made in inference mode."""
+    return _each_tensor(thing, lambda v: v.to(device).clone() if v.is_inference() else v.to(device))
 
 # %% ../nbs/foundations/04_search.ipynb #4860133f
 @dataclass(frozen=True)
@@ -658,7 +719,7 @@ class Adam:
     def __post_init__(self) -> None:
         if self.space not in ("pixels", "tanh"):
             raise ValueError(f"space must be 'pixels' or 'tanh', not {self.space!r}")
-        if not 0 < self.reach < 1:
+        if not 0 < check_number(self.reach, "reach") < 1:
             raise ValueError(f"reach is a share of the way to the wall, in (0, 1), not {self.reach}")
 
     def first(self, eps: Any, steps: int) -> Any:
@@ -714,7 +775,7 @@ class DDN:
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
+        if not 0 < check_number(self.gamma, "gamma") < 1:
             raise ValueError(f"gamma is the share by which the sphere grows and shrinks, in (0, 1), not {self.gamma}")
 
     def first(self, eps: Any, steps: int) -> Any:
@@ -728,7 +789,7 @@ class DDN:
     def move(self, task: Task, z: Tensor, value: Tensor, gradient: Tensor, state: State, step: Step) -> Tensor:
         """One step, put back on the sphere and into the set."""
         length = 0.01 + 0.99 * (1 + math.cos(math.pi * step.number / step.of)) / 2
-        state["radius"] = state["radius"] * torch.where(value > self.level, 1 - self.gamma, 1 + self.gamma)
+        state["radius"] = state["radius"] * torch.where(value > self.level, 1 - self.gamma, 1 + self.gamma).float()
         delta = z - task.x + length * step.length * task.unit * _scaled(gradient, 2)
         return task.ball.project(task.x + _column(state["radius"], z) * _scaled(delta, 2), task.x)
 
@@ -766,18 +827,26 @@ class OneFeature:
 # %% ../nbs/foundations/04_search.ipynb #b26b2729
 @dataclass
 class _Best:
-    "The best points of a batch so far, filled in place as the climb goes; `flat` says whose gradient was zero wherever a climb began"
+    """The best points of a batch so far, filled in place as the climb goes.
+
+    `flat` says whose gradient was zero wherever a climb began, `broken` whose was NaN or infinite at some point.
+    """
 
     x: Tensor
     value: Tensor
     passes: Tensor
     flat: Tensor
+    broken: Tensor
     logits: Tensor | None = None
 
     @classmethod
     def begin(cls, x: Tensor) -> "_Best":
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return cls(x.clone(), x.new_full((len(x),), -torch.inf), zeros, zeros == 0)
+        return cls(x.clone(), x.new_full((len(x),), -torch.inf), zeros, zeros == 0, zeros != 0)
+
+    def afresh(self) -> "_Best":
+        """No points yet, and the same accounts."""
+        return replace(self, x=self.x.clone(), value=torch.full_like(self.value, -torch.inf), logits=None)
 
     def record(self, rows: Tensor, z: Tensor, value: Tensor, logits: Tensor, always: bool = False) -> None:
         if self.logits is None:
@@ -811,16 +880,44 @@ def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tens
     return _ask(task.rank or task.objective, logits, z, hidden)
 
 # %% ../nbs/foundations/04_search.ipynb #4d9693c8
-def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "At z: the objective, what ranks the points, the objective's gradient (zero where none arrives) and the logits"
-    z = z.detach().requires_grad_()
-    logits, hidden = _run(model, task, z, autocast)
-    value, gradient = _ask(task.objective, logits, z, hidden), None
+def gradient_at(value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient at the points `z` (N, ...) of their values (N,), and whose is NaN or infinite somewhere (N,); there it counts as zero.
+
+    Parameters
+    ----------
+    value
+        one number for each point; where no gradient goes from it to `z`, that is zero too
+    z
+        the points, which require a gradient
+    """
+    gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
+    if gradient is None:
+        gradient = torch.zeros_like(z)
+    broken = ~gradient.isfinite().flatten(1).all(1)
+    return gradient.nan_to_num(0.0, 0.0, 0.0), broken
+
+
+@dataclass(frozen=True)
+class _Seen:
+    "What a pass says of each point: the objective, what ranks it, the objective's gradient and whether that was broken, the logits"
+
+    value: Tensor
+    worth: Tensor
+    gradient: Tensor
+    broken: Tensor
+    logits: Tensor
+
+
+def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None) -> _Seen:
+    z = z.detach().requires_grad_()
+    logits, hidden = _run(model, task, z, autocast)
+    value = _ask(task.objective, logits, z, hidden)
+    gradient, broken = gradient_at(value, z)
     value, logits = value.detach(), logits.detach()
     worth = value if task.rank is None else _worth(task, logits, z.detach(), hidden if hidden is None else hidden.detach())
-    return value, worth, torch.zeros_like(z) if gradient is None else gradient, logits
+    return _Seen(value, worth, gradient, broken, logits)
 
 
 def _leaving(value: Tensor, worth: Tensor, state: State, plan: _Plan, number: int) -> Tensor | None:
@@ -840,9 +937,12 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
     low = z.new_full((len(z),), -torch.inf)
     state = {"mark": low, "highest": low, **plan.rule.begin(task, z)}
     for number, length in enumerate(plan.lengths):
-        value, worth, gradient, logits = _look(model, task, z, plan.autocast)
+        seen = _look(model, task, z, plan.autocast)
+        value, worth, gradient, logits = seen.value, seen.worth, seen.gradient, seen.logits
         best.passes[rows] += 1
+        best.broken[rows] |= seen.broken
         if number == 0:
+            refuse_probabilities(logits)
             best.flat[rows] &= (gradient == 0).flatten(1).all(1)
         if not plan.last:
             best.record(rows, z, worth, logits)
@@ -863,8 +963,8 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
 # %% ../nbs/foundations/04_search.ipynb #11f85e6d
 def _search(
     model: nn.Module, task: Task, start: str | Tensor, seeds: Tensor, restarts: int, plan: _Plan
-) -> tuple[Found, Tensor]:
-    "The best points of one batch that is on the model's device already, and whose gradient was zero at every start"
+) -> tuple[Found, Tensor, Tensor]:
+    "The best points of one batch that is on the model's device already, whose gradient was zero at every start, and whose was ever broken"
     best = _Best.begin(task.x)
     for restart in range(restarts):
         rows = (best.value < plan.stop).nonzero()[:, 0]
@@ -873,11 +973,14 @@ def _search(
         mine = task.take(rows)
         begin = (
             mine.ball.random(mine.x, streams(seeds[rows.cpu()], len(rows), restart))
-            if isinstance(start, str)
+            if isinstance(start, str) or restart
             else start[rows]
         )
-        _climb(model, mine, mine.ball.project(begin, mine.x), rows, best, plan)
-    return _scored(model, task, best, plan), best.flat & (best.passes > 0)
+        run = best.afresh() if plan.last and restart else best  # of the last points of all runs the best is kept
+        _climb(model, mine, mine.ball.project(begin, mine.x), rows, run, plan)
+        if run is not best and run.logits is not None:
+            best.record(rows, run.x[rows], run.value[rows], run.logits[rows])
+    return _scored(model, task, best, plan), best.flat & (best.passes > 0), best.broken
 
 
 def _scored(model: nn.Module, task: Task, best: _Best, plan: _Plan) -> Found:
@@ -896,16 +999,26 @@ def _scored(model: nn.Module, task: Task, best: _Best, plan: _Plan) -> Found:
 
 # %% ../nbs/foundations/04_search.ipynb #1ce0f86d
 class NoGradient(UserWarning):
-    """The model gave a gradient of exactly zero, so a search stood still."""
+    """The model gave a gradient of exactly zero, or one that is NaN or infinite, so a search stood still or went astray."""
 
 
-def _warn_of(flat: Tensor) -> None:
+def _warn_of(flat: Tensor, broken: Tensor) -> None:
+    "One warning of the examples whose gradient was zero at every start, and of those for which it was NaN or infinite at some point"
+    said, flat = [], flat & ~broken
     if flat.any():
-        share = flat.float().mean().item()
-        warnings.warn(
-            f"the gradient is exactly zero at every start for {int(flat.sum())} of {len(flat)} examples ({share:.0%}): the search stood still there, "
-            "and its result says nothing about the model; look for rounding, argmax, detach or saturated layers in it, or attack another way",
-            NoGradient, stacklevel=3)
+        said.append(
+            f"the gradient is exactly zero at every start for {_share(flat)}: the search stood still there, "
+            "and its result says nothing about the model; look for rounding, argmax, detach or saturated layers in it, or attack another way")
+    if broken.any():
+        said.append(
+            f"the model gives NaN or infinite gradients for {_share(broken)}, which count as zero: a search that finds nothing there says nothing "
+            "about the model; look for the root or the norm of zero, 0/0 or log 0 in it, add a small number there, or attack another way")
+    if said:
+        warnings.warn("; ".join(said), NoGradient, stacklevel=3)
+
+
+def _share(rows: Tensor) -> str:
+    return f"{int(rows.sum())} of {len(rows)} examples ({rows.float().mean().item():.0%})"
 
 # %% ../nbs/foundations/04_search.ipynb #d0c81729
 def maximize(
@@ -936,7 +1049,9 @@ def maximize(
     model
         maps images (N, C, H, W) in [0, 1] to logits (N, K); comes back as it was
     objective
-        called with `(logits, points)`, gives one number for each example; with `hidden = True` also given the features
+        called with `(logits, points)`, gives one number for each example; with `hidden = True` also given the features. The tensors
+        of a dataclass are cut with the batch, so each must have one row for each example; if others have not, `per_example` names
+        those that have: `per_example = ("label",)` beside a field of class means
     x
         images (N, C, H, W), pixels in [0, 1]
     ball
@@ -947,7 +1062,7 @@ def maximize(
         length of the first step, pixels in [0, 1], or the learning rate of `Adam`; one number or one for each example;
         by default what the rule says, for `Steepest` 2.5 eps / steps
     restarts
-        how many starts; the best point of all is kept
+        how many starts; of what each of the runs keeps, the best is kept
     seed
         one number, or one for each example; the same seed gives the same points whatever the batch size
     rule
@@ -955,13 +1070,14 @@ def maximize(
     decay
         length of the last step in units of the first; the steps between shrink geometrically
     start
-        "random" in the set, "here" at x, or points (N, C, H, W) to start from
+        "random" in the set, "here" at x, or points (N, C, H, W) to start from; with several restarts, where the first of them
+        begins: the others begin at random
     stop
         an example whose value (or rank) reaches this is finished and leaves the batch
     patience
         after every so many steps, an example whose highest objective rose by less than a ten-thousandth of itself leaves; 0 never
     keep
-        the "best" point seen, or the "last" one as in textbook PGD
+        the "best" point that a run has seen, or its "last" one as in textbook PGD
     rank
         another objective that decides which point is best and when to stop; no gradient is taken of it
     autocast
@@ -974,65 +1090,72 @@ def maximize(
     Raises
     ------
     TypeError, ValueError
-        Images, labels, eps, steps or a start that cannot be; logits that are NaN or infinite.
+        Images, labels, eps, steps or a start that cannot be; logits that are NaN or infinite, or probabilities.
 
     Warns
     -----
     NoGradient
-        No gradient came back from the model for some examples.
+        For some examples no gradient came back from the model, or one that is NaN or infinite.
     """
     x = check_images(x)
     check_ball(ball, len(x))
     for thing in (objective, rank):
         _check_lengths(thing, len(x))
-    _check_settings(x, ball, steps, step_size, restarts, decay, start, stop, keep, patience)
-    start = x if isinstance(start, str) and start == "here" else start
+    _check_settings(x, ball, step_size, decay, start, stop, keep)
+    steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")
+    patience = check_count(patience, "patience", 0)
+    start = start if isinstance(start, Tensor) else x if start == "here" else start
     seeds, device, began = streams(seed, len(x)), device_of(model), time.perf_counter()
     autocast = reduced(autocast, device)
     plan = _Plan(rule, step_lengths(steps, decay), stop, patience, keep == "last", autocast, rescore)
     size = rule.first(ball.eps, max(steps, 1)) if step_size is None else step_size
 
-    def work(s: slice) -> tuple[Found, Tensor]:
+    def work(s: slice) -> tuple[Found, Tensor, Tensor]:
         task = _task(take(objective, s), x[s], take(ball, s), take(size, s), take(rank, s), device, autocast)
-        begin = start if isinstance(start, str) else torch.empty_like(task.x).copy_(start[s])
-        found, flat = _search(model, task, begin, seeds[s], restarts, plan)
-        return move(found, x.device), flat.cpu()
+        begin = start if isinstance(start, str) else torch.empty_like(task.x).copy_(start[s].detach())
+        found, flat, broken = _search(model, task, begin, seeds[s], restarts, plan)
+        return move(found, x.device), flat.cpu(), broken.cpu()
 
     with borrow(model), channels_last(model) if autocast else nullcontext():
-        parts, flat = zip(*in_batches(work, len(x), batch_size), strict=True)
-    _warn_of(torch.cat(flat))
+        parts, flat, broken = zip(*in_batches(work, len(x), batch_size), strict=True)
+    _warn_of(torch.cat(flat), torch.cat(broken))
     return replace(join(list(parts)), seconds=time.perf_counter() - began)
 
 # %% ../nbs/foundations/04_search.ipynb #e456a7f6
 def _check_settings(
     x: Tensor,
     ball: Ball,
-    steps: int,
     step_size: float | Tensor | None,
-    restarts: int,
     decay: float,
     start: str | Tensor,
     stop: float,
     keep: str,
-    patience: int,
 ) -> None:
-    if steps < 0 or restarts < 1:
-        raise ValueError(f"steps must be at least 0 and restarts at least 1, not {steps} and {restarts}")
-    if patience < 0:
-        raise ValueError(f"patience must be at least 0, not {patience}")
+    _check_scale(ball, x)
     if step_size is not None:
-        _check_length(step_size, min(ball.most, 8.0), "step_size")
+        _check_length(step_size, ball.largest(x), "step_size")
         if isinstance(step_size, Tensor) and step_size.ndim and step_size.shape != x.shape[:1]:
             raise ValueError(
                 f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(step_size.shape)}"
             )
-    if math.isnan(stop):
+    if math.isnan(check_number(stop, "stop")):
         raise ValueError("stop must be a number to reach, not nan")
-    if not 0 < decay <= 1:
+    if not 0 < check_number(decay, "decay") <= 1:
         raise ValueError(f"decay is the last step in units of the first, in (0, 1], not {decay}")
     if keep not in ("best", "last"):
         raise ValueError(f"keep must be 'best' or 'last', not {keep!r}")
     _check_start(x, start)
+
+
+def _check_scale(ball: Ball, x: Tensor) -> None:
+    "Refuses a radius that no two images like x are apart"
+    name = f"the eps of {type(ball).__name__}"
+    high = _ends(ball.eps, name)[1]
+    if high > ball.largest(x):
+        d = x[0].numel()
+        raise ValueError(
+            f"{name} = {high:g} looks like the 0..255 scale: two images of {d} values in [0, 1] are at most {math.sqrt(d):.1f} apart; say {high:g}/255"
+        )
 
 
 def _check_start(x: Tensor, start: str | Tensor) -> None:
@@ -1055,16 +1178,22 @@ def check_ball(ball: Ball, n: int) -> None:
         Its `eps` holds another number of values.
     """
     if not isinstance(ball, Ball):
-        raise TypeError(f"ball must be a set such as Linf({ball}) or L2({ball}), not {type(ball).__name__}")
+        number = isinstance(ball, (int, float)) and not isinstance(ball, bool)
+        such = f"Linf({ball}) or L2({ball}), not {type(ball).__name__}" if number else f"Linf(8/255), not {ball!r} of type {type(ball).__name__}"
+        raise TypeError(f"ball must be a set such as {such}")
     _check_lengths(ball, n)
 
 
 def _check_lengths(thing: Any, n: int) -> None:
-    for f in fields(thing) if is_dataclass(thing) else ():
+    if not is_dataclass(thing) or isinstance(thing, type):
+        return
+    per_example = _per_example_fields(thing)
+    for f in fields(thing):
         v = getattr(thing, f.name)
-        if isinstance(v, Tensor) and v.ndim and len(v) != n:
+        if isinstance(v, Tensor) and v.ndim and len(v) != n and f.name in per_example:
             raise ValueError(
                 f"{type(thing).__name__}: {f.name} holds {len(v)} values for {n} images; give one number or one for each image"
+                " (if it is not meant to have a row for each, let the class name the fields that have: per_example = (...))"
             )
         _check_lengths(v, n)
 

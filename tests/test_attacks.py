@@ -1,5 +1,6 @@
 import copy
 import math
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from confnb.attacks import (
 )
 from confnb.models import seeded
 from confnb.runtime import generator, predict
-from confnb.search import L0, L2, Linf, Margin, alive, maximize
+from confnb.search import L0, L2, Linf, Margin, NoGradient, alive, maximize
 
 
 def linear(seed=0, classes=2, gain=1.0):
@@ -361,7 +362,7 @@ def test_bad_targets_are_refused(name):
 
 def next_class(y):
     "A wrong class for each, of four"
-    return (torch.as_tensor(y) + 1) % 4
+    return (torch.as_tensor(y, device="cpu") + 1) % 4
 
 
 ATTACKS = {
@@ -462,7 +463,7 @@ def test_every_attack_stays_in_its_set_and_leaves_everything_as_it_was(attack):
     kept = copy.deepcopy((model.state_dict(), x, y))
     found = ATTACKS[attack](model, x, y)
     assert set_of(attack).contains(found.x, x).all() and found.x.min() >= 0 and found.x.max() <= 1
-    assert found.x.dtype == x.dtype and found.x.shape == x.shape and found.passes.dtype == torch.int64 and found.seconds >= 0
+    assert found.x.dtype == x.dtype and found.x.shape == x.shape and found.passes.dtype == torch.int64
     assert all(m.training for m in model.modules()) and [p.requires_grad for p in model.parameters()] == [True, True, True, False]
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(kept[0].values(), model.state_dict().values(), strict=True))
@@ -533,8 +534,38 @@ def calls(table, name, error, says, *args, **settings):
     return {f"{attack}, {name}": (f, args, settings, error, says) for attack, f in table.items()}
 
 
+WRONG = (1.5, "8", None, True)
+
+
+def wrong_types(table, setting, *args, says=None):
+    "What is no whole number, in a setting that counts something"
+    return {k: v for value in WRONG for k, v in calls(table, f"{setting} {value!r}", TypeError, f"{says or setting} must be a whole number, not", *args, **{setting: value}).items()}
+
+
 BAD_SETTINGS = (
-    calls(WITH_STEPS, "no steps", ValueError, "at least 1 step, not 0", 0.1, steps=0)
+    wrong_types(WITH_STEPS, "steps", 0.1)
+    | wrong_types({"jsma": jsma, **DISTANCES}, "steps")
+    | wrong_types({"cw_l2": cw_l2, "cw_hc": cw_hc}, "rounds")
+    | wrong_types({"cw_l2_fast": cw_l2_fast}, "polish")
+    | wrong_types({"uniform_noise": uniform_noise}, "draws", 0.1)
+    | wrong_types(BALLS | {"uniform_noise": uniform_noise}, "batch_size", 0.1, says="a batch size")
+    | wrong_types({"jsma": jsma, "negative": negative, **DISTANCES}, "batch_size", says="a batch size")
+    | wrong_types({"constant_offset": constant_offset}, "batch_size", 0.2, says="a batch size")
+    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}, "restarts", 0.1)
+    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf, "uniform_noise": uniform_noise}, "seed", 0.1)
+    | calls({"constant_offset": constant_offset}, "batch size 0", ValueError, "batch size must be at least 1, not 0", 0.2, batch_size=0)
+    | calls({"constant_offset": constant_offset}, "batch size -1", ValueError, "batch size must be at least 1, not -1", 0.2, batch_size=-1)
+    | calls(TARGETED, "a word for a target", TypeError, "targets must be integer.*'cat'", target="cat")
+    | calls(TARGETED, "a list of targets", TypeError, "targets must be integer.*list", target=[1, 2, 3, 0, 1, 2])
+    | calls(BALLS | {"uniform_noise": uniform_noise}, "eps as text", TypeError, r"ball must be a set such as Linf\(8/255\), not '8/255'", "8/255")
+    | calls(BALLS | {"uniform_noise": uniform_noise}, "no eps", TypeError, r"ball must be a set such as Linf\(8/255\), not None", None)
+    | calls(BALLS | {"uniform_noise": uniform_noise}, "eps as a column", ValueError, r"eps of Linf must be one number or one for each", torch.full((6, 1), 0.1))
+    | calls({"jsma": jsma}, "theta a word", TypeError, "theta must be a number, not 'up'", theta="up")
+    | calls(DISTANCES, "kappa a word", TypeError, "kappa must be a number, not 'high'", kappa="high")
+    | calls({"cw_l2": cw_l2}, "c a word", TypeError, "c must be a number, not 'one'", c="one")
+    | calls({"cw_linf": cw_linf}, "p a word", TypeError, "p must be a number, not 'half'", 0.1, p="half")
+    | calls({"ddn": ddn}, "gamma a word", TypeError, "gamma must be a number, not 'half'", gamma="half")
+    | calls(WITH_STEPS, "no steps", ValueError, "at least 1 step, not 0", 0.1, steps=0)
     | calls(WITH_STEPS, "steps below 0", ValueError, "at least 1 step, not -3", 0.1, steps=-3)
     | calls({"jsma": jsma, **DISTANCES}, "no steps", ValueError, "at least 1 step, not 0", steps=0)
     | calls({"cw_l2": cw_l2, "cw_hc": cw_hc}, "no rounds", ValueError, "at least 1.*not 0", rounds=0)
@@ -567,7 +598,7 @@ BAD_SETTINGS = (
     | calls(TARGETED, "a target below 0", ValueError, "targets.*from -1", target=-1)
     | calls(TARGETED, "a float target", TypeError, "targets must be integer", target=1.0)
     | calls(TARGETED, "a column of targets", ValueError, "targets must have shape", target=torch.ones(6, 1, dtype=torch.int64))
-    | calls({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}, "no restarts", ValueError, "restarts at least 1", 0.1, restarts=0)
+    | calls({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}, "no restarts", ValueError, "restarts must be at least 1, not 0", 0.1, restarts=0)
     | calls({"uniform_noise": uniform_noise}, "no draws", ValueError, "draws must be at least 1, not 0", Linf(0.1), draws=0)
     | calls(TARGETED | {"negative": negative}, "batch size 0", ValueError, "batch size must be at least 1", batch_size=0)
 )
@@ -609,3 +640,182 @@ def test_one_offset_stands_for_both_signs():
 def test_offsets_that_cannot_be_are_refused(offsets):
     with pytest.raises(ValueError, match="offsets are one or more numbers in"):
         constant_offset(tiny(), images(), labels(classes=4), offsets)
+
+
+# Models that an attack must not fall over
+
+GRADIENTS = [name for name in ATTACKS if name not in ("uniform_noise", "negative", "constant_offset")]
+
+
+class _Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, value):
+        ctx.value = value
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.full_like(gradient, ctx.value), None
+
+
+class Changed(nn.Module):
+    "A model whose images are changed on the way in, and its logits on the way out"
+
+    def __init__(self, before=lambda x: x, after=lambda logits: logits, model=None):
+        super().__init__()
+        self.model, self.before, self.after, self.sizes = model or tiny().float(), before, after, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.after(self.model(self.before(x)))
+
+
+class Edges(nn.Module):
+    "Sobel magnitudes, whose gradient is NaN wherever the image is flat, in front of a network"
+
+    def __init__(self):
+        super().__init__()
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        self.register_buffer("kernels", torch.stack([sobel, sobel.T])[:, None])
+
+    def forward(self, x):
+        return (nn.functional.conv2d(x, self.kernels, padding=1) ** 2).sum(1, keepdim=True).sqrt()
+
+
+def sound(attack, found, model, x):
+    "Whether the points lie in their set and are scored there"
+    assert set_of(attack).contains(found.x, x).all() and found.x.isfinite().all() and not found.value.isnan().any()
+    assert torch.allclose(found.logits, predict(model, found.x), atol=1e-5)
+    return True
+
+
+BROKEN = {"nan": lambda: Changed(lambda x: _Backwards.apply(x, math.nan)), "inf": lambda: Changed(lambda x: _Backwards.apply(x, math.inf)),
+          "edges": lambda: Changed(Edges())}
+
+
+AT_RANDOM = ("pgd", "targeted pgd", "apgd", "apgd on the margin", "targeted apgd", "targeted cw_linf")  # no random point is flat
+
+
+@pytest.mark.parametrize("attack, name", [(a, n) for a in GRADIENTS for n in BROKEN if not (n == "edges" and a in AT_RANDOM)])
+def test_broken_gradients_are_said_and_blame_no_logits(attack, name):
+    model, x, y = BROKEN[name](), images().float(), labels(classes=4)
+    x[:, :, :3] = 0.5
+    with pytest.warns(NoGradient, match="NaN or infinite gradients for [1-6] of 6"):
+        found = ATTACKS[attack](model, x, y)
+    assert sound(attack, found, model, x)
+
+
+CONTEXTS = {"plain": nullcontext, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "float64": lambda: default_dtype(torch.float64),
+            "meta": lambda: torch.device("meta")}
+FLAT = {"rounds": lambda: Changed(lambda x: (4 * x).round() / 4), "detaches": lambda: Changed(after=lambda z: z.detach())}
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("attack", GRADIENTS)
+def test_models_without_a_gradient_are_attacked_and_named(attack, context, name):
+    model, x, y = FLAT[name](), images().float(), labels(classes=4)
+    with pytest.warns(NoGradient, match="exactly zero at every start"):
+        expected = ATTACKS[attack](model, x, y)
+        with CONTEXTS[context]():
+            found = ATTACKS[attack](model, x, y)
+    assert sound(attack, found, model, x) and torch.equal(found.x, expected.x)
+
+
+@pytest.mark.parametrize("context", list(CONTEXTS)[1:])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_callers_context_and_defaults_change_no_point(attack, context):
+    model, x, y = tiny().float(), images().float(), labels(classes=4)
+    expected = ATTACKS[attack](model, x, y)
+    with CONTEXTS[context]():
+        found = ATTACKS[attack](model, x, y)
+    for name in "x", "value", "logits", "confidence":
+        a, b = getattr(expected, name), getattr(found, name)
+        assert torch.equal(a, b) and a.dtype == b.dtype == torch.float32, name
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_everything_may_have_been_made_in_inference_mode(attack):
+    expected = ATTACKS[attack](tiny().float(), images().float(), labels(classes=4))
+    with torch.inference_mode():
+        model, x, y = tiny().float(), images().float(), labels(classes=4)
+    assert torch.equal(ATTACKS[attack](model, x, y).x, expected.x) and all(p.is_inference() and p.requires_grad for p in model.parameters())
+
+
+IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
+
+
+@pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")
+@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_model_that_changes_its_input_changes_no_point(attack, name):
+    model, x, y = Changed(IN_PLACE[name]), images().float(), labels(classes=4)
+    kept = x.clone()
+    assert sound(attack, ATTACKS[attack](model, x, y), model, x) and torch.equal(kept, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_take_models_of_low_precision(attack, dtype):
+    model, x, y = tiny().to(dtype), images().float(), labels(classes=4)
+    found = ATTACKS[attack](model, x, y)
+    assert sound(attack, found, model, x) and found.x.dtype == found.logits.dtype == torch.float32
+    best = ATTACKS[attack](tiny().float(), x, y)
+    assert "cw" in attack or "noise" in attack or torch.corrcoef(torch.stack([found.confidence, best.confidence]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("attack", [name for name in ATTACKS if "targeted" in name or "downwards" in name])
+def test_a_label_beyond_the_classes_is_refused_before_a_targeted_attack(attack):
+    model, y = Changed(), labels(classes=4)
+    y[3] = 4
+    with pytest.raises(ValueError, match="labels must be class indices 0..3, but these run from"):
+        ATTACKS[attack](model, images().float(), y)
+    assert len(model.sizes) <= 2
+
+
+# Restarts and radii
+
+def test_restarts_of_cw_linf_begin_at_random_points_after_the_first(digits, small_model):
+    x, y = digits.x_test[:40], digits.y_test[:40]
+    one, many = (cw_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=n) for n in (1, 4))
+    assert (many.value >= one.value).all() and (many.value > one.value + 1e-3).sum() > 3
+    others = cw_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=4, start="random")
+    assert not torch.equal(others.x, many.x)
+
+
+def test_the_last_points_of_many_runs_are_never_weaker_than_those_of_one(problem):
+    model, x, y = problem
+    one, many = (pgd(model, x, y, Linf(0.1), 5, restarts=n, keep="last") for n in (1, 6))
+    assert (many.value >= one.value).all() and (many.value > one.value).any() and (many.passes == 30).all()
+
+
+def test_bim_takes_steps_of_whole_values_in_a_set_that_counts_them():
+    model, x, y = tiny(), images(), labels(classes=4)
+    for eps, steps in ((25, 2), (3, 1), (torch.tensor([1, 5, 9, 12, 20, 25]), 2)):
+        assert L0(eps).contains(bim(model, x, y, L0(eps), steps).x, x).all()
+
+
+@pytest.mark.parametrize("eps", [0.2, np.float32(0.2), torch.tensor(0.2), torch.full((6,), 0.2)])
+def test_a_number_is_a_radius_of_noise_too(eps):
+    model, x, y = tiny(), images(), labels(classes=4)
+    assert torch.allclose(uniform_noise(model, x, y, eps, 3).x, uniform_noise(model, x, y, Linf(0.2), 3).x, atol=1e-7)
+    assert torch.allclose(pgd(model, x, y, eps, 3).x, pgd(model, x, y, Linf(0.2), 3).x, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.int32(3), torch.tensor(3)])
+@pytest.mark.parametrize("attack", ["bim", "pgd", "apgd", "cw_linf", "jsma", "ddn", "cw_l2_fast", "cw_l2"])
+def test_whole_numbers_of_every_kind_are_counts_seeds_and_targets(attack, value):
+    run = TARGETED[attack]
+    y = torch.zeros(6, dtype=torch.int64)
+    more = lambda v: {"steps": v, "target": v, "batch_size": v} | ({"seed": v, "restarts": v} if attack in ("pgd", "apgd", "cw_linf") else {}) | (  # noqa: E731
+        {"rounds": v} if attack == "cw_l2" else {"polish": v} if attack == "cw_l2_fast" else {})
+    assert torch.equal(run(tiny(), images(), y, **more(value)).x, run(tiny(), images(), y, **more(3)).x)

@@ -177,6 +177,39 @@ def test_seeded_puts_the_generator_back_after_an_error():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("seed", [np.int64(5), 5 + 2**64, 5 - 2**64])
+def test_seeds_are_whole_numbers_modulo_2_to_the_64(seed):
+    a, b = (build("model_a", (1, 16, 16), 3, seed=s, filters=2).state_dict() for s in (5, seed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("seed", [1.5, None, "0", True])
+def test_a_seed_that_cannot_be_is_refused_in_words(seed):
+    with pytest.raises(TypeError, match="seed must be a whole number"):
+        build("model_a", (1, 16, 16), 3, seed=seed, filters=2)
+
+
+class Static(nn.Module):
+    "A model whose hidden vectors and answers lie in the same memory each time"
+
+    def __init__(self):
+        super().__init__()
+        self.net = build("model_a", (1, 16, 16), 4, filters=2).requires_grad_(False)
+        self.hidden, self.memory = torch.empty(2, 64), torch.empty(2, 4)
+
+    def forward(self, x):
+        self.hidden[: len(x)] = self.net[:-1](x)
+        self.memory[: len(x)] = self.net[-1](self.hidden[: len(x)])
+        return self.memory[: len(x)]
+
+
+def test_answers_in_memory_that_is_used_again_are_copied():
+    model, x = Static(), torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model.hidden = torch.empty(2, model.net[-1].in_features)
+    for got, expected in zip(outputs(model, x, batch_size=2), outputs(model.net, x, batch_size=2), strict=True):
+        assert torch.equal(got, expected)
+
+
 @given(n=st.integers(1, 9), batch=st.integers(1, 10))
 @settings(max_examples=15, deadline=None)
 def test_features_are_what_the_last_linear_layer_sees(n, batch):
@@ -259,7 +292,36 @@ def test_tied_weights_can_be_saved(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
     model[2].weight = model[1].weight
     save_weights(model, tmp_path / "w.safetensors")
-    load_weights(copy.deepcopy(model), tmp_path / "w.safetensors")
+    fresh = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
+    fresh[2].weight = fresh[1].weight
+    load_weights(fresh, tmp_path / "w.safetensors")
+    assert fresh[2].weight is fresh[1].weight and all(torch.equal(v, fresh.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_weights_come_back_whatever_the_length_of_the_header(tmp_path):
+    "A file begins with that length, so its first byte may be any multiple of 8, also a pickle's 0x80"
+    begins = set()
+    for length in range(1, 257, 8):
+        model, fresh = (nn.ModuleDict({"n" * length: nn.Linear(2, 2, bias=False)}) for _ in range(2))
+        save_weights(model, tmp_path / "w.safetensors")
+        load_weights(fresh, tmp_path / "w.safetensors")
+        assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in model.state_dict().items())
+        begins.add((tmp_path / "w.safetensors").read_bytes()[0])
+    assert 0x80 in begins
+
+
+def test_a_pickle_is_named_and_not_opened(tmp_path):
+    for new in True, False:
+        torch.save(model_a((1, 16, 16), 10, 2).state_dict(), tmp_path / "w.pt", _use_new_zipfile_serialization=new)
+        with pytest.raises(ValueError, match=r"w.pt is a pickle.*weights_only=True.*save_weights"):
+            load_weights(model_a((1, 16, 16), 10, 2), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), lambda: nn.Linear(3, 3, device="meta")])
+def test_weights_that_have_no_values_are_not_saved(tmp_path, make):
+    with pytest.raises(ValueError, match="lazy|meta device"):
+        save_weights(make(), tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def edited(file, edit):

@@ -1,8 +1,12 @@
 import math
+import random
+import threading
 import warnings
 from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -301,3 +305,391 @@ def test_draws_are_the_same_numbers_in_every_precision():
         assert torch.equal(one, r.uniform(seeds, torch.empty(4, 6, dtype=torch.float32)))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+# What a model may do to what it is given, and what it may give
+
+class Changing(nn.Module):
+    "A model that changes its images in place before it looks at them"
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.net = change, tiny()
+
+    def forward(self, x):
+        return self.net(self.change(x))
+
+
+IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_model_that_changes_its_input_gets_a_copy(name):
+    x, model = images(), Changing(IN_PLACE[name])
+    kept, z = x.clone(), images().requires_grad_()
+    r.predict(model, x)
+    with r.borrow(model):
+        logits = r.logits_of(model, z)
+        assert torch.equal(r.logits_of(model, x), logits) and (name == "zeroes" or torch.autograd.grad(logits.sum(), z)[0].any())
+    assert torch.equal(x, kept) and torch.equal(z, kept)
+
+
+class Static(nn.Module):
+    "A model that answers in the same memory each time, as CUDA graphs do"
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.memory = tiny(), torch.empty(2, 3)
+
+    def forward(self, x):
+        self.memory[: len(x)] = self.net(x).detach()
+        return self.memory[: len(x)]
+
+
+def test_an_answer_in_memory_that_is_used_again_is_copied():
+    assert torch.equal(r.predict(Static(), images(), batch_size=2), r.predict(tiny(), images(), batch_size=2))
+
+
+class Answer:
+    "What Hugging Face's models give"
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_an_object_with_logits_is_as_good_as_logits():
+    assert torch.equal(r.predict(Answers(lambda x: Answer(tiny()(x))), images()), r.predict(tiny(), images()))
+    with pytest.raises(ValueError, match=r"logits of shape \(5, K\).*Answer"):
+        r.predict(Answers(lambda x: Answer(None)), images())
+
+
+def test_complex_logits_are_refused():
+    with pytest.raises(ValueError, match="complex64.*real numbers"):
+        r.predict(Answers(lambda x: x.flatten(1).to(torch.complex64)), images())
+
+
+@pytest.mark.parametrize("classes", [2, 3, 1000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [4, 40])
+def test_probabilities_are_refused_with_the_cure(n, dtype, classes):
+    answer = lambda x: tiny(classes=classes)(x).mul(4).softmax(1).to(dtype)  # noqa: E731
+    with pytest.raises(ValueError, match="probabilities.*before the softmax.*log"):
+        r.predict(Answers(answer), images(n))
+    logs = r.predict(Answers(lambda x: answer(x).log()), images(n))
+    assert torch.allclose(logs.exp().sum(1), torch.ones(n, dtype=logs.dtype), atol=1e-2)
+
+
+def test_the_probabilities_of_one_image_are_recognised():
+    with pytest.raises(ValueError, match="probabilities"):
+        r.predict(Answers(lambda x: tiny()(x).softmax(1)), images(), batch_size=1)
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 9), classes=st.integers(2, 12), shift=st.floats(-3, 3), rectified=st.booleans())
+@settings(max_examples=200)
+def test_logits_are_not_taken_for_probabilities(seed, n, classes, shift, rectified):
+    logits = torch.randn(n, classes, generator=r.generator(seed)) + shift
+    r.check_logits(logits.clamp_min(0) if rectified else logits)
+
+
+class Mixed(nn.Module):
+    "Float32, but for one parameter that comes first and may not be used at all"
+
+    def __init__(self, dtype, used):
+        super().__init__()
+        self.first, self.used, self.net = nn.Parameter(torch.ones((), dtype=dtype)), used, tiny()
+
+    def forward(self, x):
+        return self.net(x * self.first if self.used else x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("used", [False, True])
+def test_images_come_in_a_precision_that_the_network_takes(dtype, used):
+    x = (images() * 8).round() / 8  # exact in every precision
+    with torch.no_grad():
+        expected = tiny()(x)
+    assert torch.allclose(r.predict(Mixed(dtype, used), x).float(), expected, atol=1e-5)
+
+
+def test_half_a_network_with_layers_in_single_precision_is_given_half_images():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8).bfloat16(), nn.Linear(8, 3).bfloat16(), Answers(lambda x: x.float()), nn.BatchNorm1d(3))
+    assert r.predict(model, images()).dtype == torch.float32
+
+
+def test_a_models_own_error_is_passed_on_and_asked_for_once():
+    def breaks(x):
+        calls.append(x.dtype)
+        raise RuntimeError("broken in the middle")
+
+    calls = []
+    with pytest.raises(RuntimeError, match="broken in the middle"):
+        r.predict(Answers(breaks), images())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_precision_answer(dtype):
+    logits = r.predict(tiny().to(dtype), images())
+    assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and torch.allclose(logits.float(), r.predict(tiny(), images()), atol=0.05)
+
+
+def test_a_model_that_goes_through_numpy_is_named():
+    model = Answers(lambda x: torch.from_numpy(x.numpy().reshape(len(x), -1)))
+    assert r.predict(model, images()).shape == (5, 36)
+    with pytest.raises(TypeError, match=r"leaves PyTorch.*numpy.*no gradient"):
+        r.logits_of(model, images().requires_grad_())
+
+
+# What comes back as it was
+
+class Counts(nn.Module):
+    "A model that updates buffers as it runs, one in place, one by another tensor, one that is not saved, one behind autograd's back"
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny()
+        for i, name in enumerate(("place", "other", "unsaved", "data")):
+            self.register_buffer(name, torch.tensor(float(i)), persistent=name != "unsaved")
+
+    def forward(self, x):
+        self.place += 1
+        self.other = self.other + 1
+        self.unsaved.mul_(2).add_(1)
+        self.data.data.add_(1)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_buffers_come_back_as_they_were(broken):
+    model = Counts()
+    before = {name: (b, b.clone()) for name, b in model.named_buffers()}
+    with pytest.raises(KeyError) if broken else nullcontext(), r.borrow(model):
+        for _ in range(3):
+            model(images())
+        assert model.place == 3 and model.other == 4 and model.data == 6
+        if broken:
+            raise KeyError
+    for name, b in model.named_buffers():
+        assert b is before[name][0] and torch.equal(b, before[name][1])
+
+
+def test_buffers_that_nobody_changed_are_not_written():
+    model, x = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 3)).eval(), images().requires_grad_()
+    loss = model(x).sum()  # its backward pass needs the running averages as they are
+    r.predict(model, images())
+    loss.backward()
+    assert x.grad.abs().sum() > 0
+
+
+class Draws(nn.Module):
+    "A model that adds noise from one of the global generators to its logits"
+
+    def __init__(self, of):
+        super().__init__()
+        self.net, self.of = tiny(), of
+
+    def forward(self, x):
+        return self.net(x) + {"torch": lambda: torch.rand(len(x), 1), "numpy": np.random.rand, "python": random.random}[self.of]()
+
+
+def states():
+    return torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+
+
+@pytest.mark.parametrize("of", ["torch", "numpy", "python"])
+def test_the_global_generators_come_back_as_they_were_and_a_model_that_draws_is_named(of):
+    before = states()
+    with pytest.warns(r.RandomAnswers, match="Draws draws random numbers.*put back") as seen:
+        logits = r.predict(Draws(of), images(), batch_size=2)
+    after = states()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:] and len(seen) == 1 and seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(r.predict(Draws(of), images(), batch_size=2), logits)  # from the same state, the same draws
+
+
+def test_a_model_that_draws_nothing_is_not_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        r.predict(nn.Sequential(tiny(), nn.Dropout(0.5)), images())
+
+
+def test_draws_go_on_while_a_model_is_borrowed():
+    model = Draws("torch")
+    with pytest.warns(r.RandomAnswers) as seen, r.borrow(model):
+        first, second = (r.predict(model, images()) for _ in range(2))
+    assert not torch.equal(first, second) and len(seen) == 1
+
+
+def test_generators_are_left_alone_while_another_thread_borrows_a_model():
+    inside, done = threading.Event(), threading.Event()
+
+    def other():
+        with r.borrow(tiny()):
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(10)
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nobody knows whose draws these are
+        r.predict(Draws("torch"), images())
+    assert not torch.equal(before, torch.get_rng_state())
+    done.set()
+    thread.join()
+
+
+def test_what_a_model_answers_when_it_is_asked_again():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = r.answer_change(Draws("torch"), images(), batch_size=3)
+    assert drawn.shape == (5,) and not r.answer_change(tiny(), images()).any()
+    noisy = Answers(lambda x: tiny()(x) + torch.randn(len(x), 3))
+    with pytest.warns(r.RandomAnswers):
+        assert (r.answer_change(noisy, images()) > 1e-3).all()
+    relative = Answers(lambda x: tiny()(x) - tiny()(x).mean(0))
+    assert (r.answer_change(relative, images()) > 1e-4).any()  # what it says of an image hangs on the others in the batch
+
+
+def of_inference(make):
+    with torch.inference_mode():
+        return make()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3)),
+    lambda: nn.Sequential(nn.Flatten(2), nn.Flatten(0, 1), nn.Unflatten(0, (-1, 1)), nn.LSTM(36, 3, batch_first=True), Answers(lambda out: out[0][:, 0])),
+    lambda: (lambda a: nn.Sequential(nn.Flatten(), a, a, nn.Linear(36, 3)))(nn.Linear(36, 36)),
+], ids=["convolutions", "a recurrent network", "weights used twice"])
+def test_a_model_made_in_inference_mode_works_and_comes_back(make):
+    with seeded(0):
+        model = of_inference(make)
+    before = [(id(t), t.is_inference(), t.requires_grad, t.clone()) for t in (*model.parameters(), *model.buffers())]
+    assert before[0][1] and model.training
+    with r.borrow(model):
+        z = images().requires_grad_()
+        (gradient,) = torch.autograd.grad(r.logits_of(model, z).sum(), z)
+        assert gradient.abs().sum() > 0
+    after = [(id(t), t.is_inference(), t.requires_grad, t.clone()) for t in (*model.parameters(), *model.buffers())]
+    assert all(a[:3] == b[:3] and torch.equal(a[3], b[3]) for a, b in zip(before, after, strict=True)) and model.training
+    with seeded(0):
+        ordinary = make()
+    assert torch.equal(r.predict(ordinary, images()), r.predict(model, images()))
+
+
+# Models and numbers that cannot be
+
+def exported():
+    return torch.export.export(tiny().eval(), (images(2),)).module()
+
+
+BAD_MODELS = {
+    "a lazy layer": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), ValueError, r"1\.weight.*not been run.*run it once"),
+    "on meta": (lambda: tiny().to("meta"), ValueError, r"1\.weight.*meta device.*to_empty|load"),
+    "a buffer on meta": (lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36, affine=False).to("meta")), ValueError, "running_mean.*meta"),
+    "exported": (exported, TypeError, r"evaluation mode.*torch.export.*train\(\) returns self"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_models_that_cannot_be_asked_are_refused_in_words(name):
+    make, error, says = BAD_MODELS[name]
+    with pytest.raises(error, match=f"(?s){says}"):
+        r.predict(make(), images(2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_cure_for_an_exported_module_cures():
+    class Exported(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = exported()
+
+        def train(self, mode=True):
+            return self
+
+        def forward(self, x):
+            return self.module(x)
+
+    assert torch.allclose(r.predict(Exported(), images(2)), r.predict(tiny(), images(2)), atol=1e-6)
+
+
+STRANGE_IMAGES = {
+    "sparse": (lambda: GOOD.to_sparse(), TypeError, r"dense.*sparse.*to_dense"),
+    "nested": (lambda: torch.nested.nested_tensor([GOOD[0], GOOD[1]]), TypeError, "dense.*nested"),
+    "on meta": (lambda: GOOD.to("meta"), ValueError, "meta device"),
+    "complex": (lambda: GOOD.to(torch.complex64), TypeError, "floating point.*complex64"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", STRANGE_IMAGES)
+def test_strange_images_are_refused_in_words(name):
+    make, error, says = STRANGE_IMAGES[name]
+    with pytest.raises(error, match=f"(?s){says}"):
+        r.predict(tiny(), make())
+
+
+def test_labels_on_meta_are_refused():
+    with pytest.raises(ValueError, match="labels.*meta device"):
+        r.check_labels(torch.zeros(3, dtype=torch.int64, device="meta"), 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.int8])
+def test_labels_of_every_integer_dtype_are_taken(dtype):
+    assert r.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).tolist() == [2, 0, 1]
+    with pytest.raises(ValueError, match="0..2"):
+        r.check_labels(torch.tensor([2, 0, 3]).to(dtype), 3, 3)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_whole_numbers_of_every_kind_are_taken(value):
+    assert r.check_count(value, "steps") == 3 and type(r.check_count(value, "steps")) is int
+
+
+@pytest.mark.parametrize("value, error", [(1.5, TypeError), (2.0, TypeError), ("8", TypeError), (None, TypeError), (True, TypeError), (np.float32(3), TypeError),
+                                          (torch.tensor(3.0), TypeError), (torch.ones(3).long(), TypeError), ([3], TypeError), (0, ValueError), (-1, ValueError)])
+def test_what_counts_nothing_is_refused_in_words(value, error):
+    with pytest.raises(error, match="steps must be (a whole number|at least 1), not"):
+        r.check_count(value, "steps")
+
+
+@pytest.mark.parametrize("value", [0.5, 1, np.float32(0.5), torch.tensor(0.5), Fraction(1, 2), math.inf])
+def test_numbers_of_every_kind_are_taken(value):
+    assert r.check_number(value, "kappa") == float(value)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, 1j, [0.5], np.ones(2), torch.ones(2), torch.tensor(1j)])
+def test_what_is_no_number_is_refused_in_words(value):
+    with pytest.raises(TypeError, match="kappa must be a number, not"):
+        r.check_number(value, "kappa")
+
+
+@pytest.mark.parametrize("size", [1.5, "8", None, 0, -1, True])
+def test_a_batch_size_that_cannot_be_is_refused_in_words(size):
+    for use in partial(r.predict, tiny(), images()), partial(r.chunks, 5), partial(r.in_batches, list, 5), partial(r.answer_change, tiny(), images()):
+        with pytest.raises((TypeError, ValueError), match="batch size must be (a whole number|at least 1), not"):
+            use(size)
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.int32(7), np.uint64(7), torch.tensor(7), 7 + 2**64, 7 - 2**64])
+def test_seeds_are_whole_numbers_modulo_2_to_the_64(seed):
+    assert r.check_seed(seed) == 7 and torch.equal(r.streams(seed, 5), r.streams(7, 5))
+    assert torch.equal(torch.rand(3, generator=r.generator(seed)), torch.rand(3, generator=r.generator(7)))
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, None, "0", True, torch.Generator(), torch.tensor(1.5), torch.ones(5), torch.ones(5).bool(), np.arange(5), [1, 2, 3, 4, 5]])
+def test_seeds_that_cannot_be_are_refused_in_words(seed):
+    with pytest.raises(TypeError, match="seed must be (a whole number|whole numbers)"):
+        r.streams(seed, 5)
+
+
+def test_the_default_device_does_not_matter():
+    expected = r.predict(tiny(), images()), r.uniform(r.streams(3, 4), torch.empty(4, 6)), r.answer_change(tiny(), images())
+    model, x, like = tiny(), images(), torch.empty(4, 6)
+    with torch.device("meta"):
+        got = r.predict(model, x), r.uniform(r.streams(3, 4), like), r.answer_change(model, x)
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))

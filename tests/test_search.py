@@ -19,7 +19,7 @@ from torch import nn
 from confnb.attacks import negative, pgd, uniform_noise
 from confnb.maxconfidence import max_confidence
 from confnb.models import outputs, seeded
-from confnb.runtime import fast_dtype, generator, predict
+from confnb.runtime import fast_dtype, generator, predict, streams
 from confnb.search import (
     BOX,
     DDN,
@@ -807,12 +807,12 @@ FLAT = {
 def test_examples_without_a_gradient_are_counted_in_a_warning(name, rule):
     (model, flat), x, y = FLAT[name], images(6).clamp(0, 0.5), labels(6)
     x[:2, 0, 0, 0] = 1
-    settings = {"rule": RULES[rule], "start": "here", "restarts": 2, "batch_size": 4}
+    settings = {"rule": RULES[rule], "start": "here", "batch_size": 4}
     with pytest.warns(NoGradient, match=rf"exactly zero.* for {flat} of 6 examples \({flat / 6:.0%}\)") as seen:
         found = maximize(model, CrossEntropy(y), x, Linf(0.1), 3, **settings)
     assert len(seen) == 1 and seen[0].filename == __file__ and issubclass(NoGradient, UserWarning)
     still = (found.x - x).flatten(1).abs().amax(1) == 0
-    assert still[:flat].all() and not still[flat:].any() and (found.passes == 6).all()
+    assert still[:flat].all() and not still[flat:].any() and (found.passes == 3).all()
 
 
 @pytest.mark.parametrize("name, model, more", [
@@ -932,10 +932,13 @@ class Fragile(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
         self.second = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 3))
+        self.register_buffer("asked", torch.zeros(()))
+        self.register_buffer("unsaved", torch.zeros(()), persistent=False)
         self.calls = calls
 
     def forward(self, x):
-        self.calls -= 1
+        self.asked, self.calls = self.asked + 1, self.calls - 1
+        self.unsaved += 1
         if self.calls < 0:
             raise RuntimeError("broken in the middle")
         return self.second(self.first(x))
@@ -958,7 +961,7 @@ def everything(model):
     for name, p in model.named_parameters():
         state |= {f"gradient on {name}": p.requires_grad, f"gradient of {name}": None if p.grad is None else p.grad.clone(), f"identity of {name}": id(p)}
         state |= {f"memory of {name}": (p.data_ptr(), p.stride())}
-    state |= {f"value of {name}": t.clone() for name, t in model.state_dict().items()}
+    state |= {f"value of {name}": t.clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
     state |= {"torch": torch.get_rng_state(), "numpy": str(np.random.get_state()), "python": random.getstate()}
     state |= {"dtype": torch.get_default_dtype(), "grad": torch.is_grad_enabled(), "inference": torch.is_inference_mode_enabled()}
     return state | {"autocast": torch.is_autocast_enabled("cpu"), "threads": torch.get_num_threads(), "hooks": len(model.second[2]._forward_pre_hooks)}
@@ -1081,6 +1084,339 @@ def test_images_and_labels_on_the_gpu_with_the_model():
     assert there.x.is_cuda and torch.allclose(here.x, there.x.cpu(), atol=1e-6)
 
 
+# Gradients that are no numbers
+
+class _Backwards(torch.autograd.Function):
+    "The identity, with another gradient"
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.change(gradient), None
+
+
+class Backwards(nn.Module):
+    "A model with an ordinary answer whose backward pass gives something else"
+
+    def __init__(self, change, dtype=torch.float32):
+        super().__init__()
+        self.model, self.change = tiny(dtype=dtype), change
+
+    def forward(self, x):
+        return self.model(_Backwards.apply(x, self.change))
+
+
+def spoiled(value, rows=slice(None), pixels=slice(None)):
+    def change(gradient):
+        gradient = gradient.clone()
+        gradient[rows, :, pixels] = value
+        return gradient
+    return change
+
+
+class Edges(nn.Module):
+    "A network on Sobel magnitudes sqrt(gx^2 + gy^2), whose gradient is NaN wherever the image is flat"
+
+    def __init__(self):
+        super().__init__()
+        self.model = tiny()
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        self.register_buffer("kernels", torch.stack([sobel, sobel.T])[:, None])
+
+    def forward(self, x):
+        g = nn.functional.conv2d(x, self.kernels, padding=1)
+        return self.model((g**2).sum(1, keepdim=True).sqrt())
+
+
+BROKEN = {"nan": (spoiled(math.nan), 6), "inf": (spoiled(math.inf), 6), "minus inf": (spoiled(-math.inf), 6), "nan in two": (spoiled(math.nan, slice(2)), 2),
+          "nan in some pixels": (spoiled(math.nan, slice(3), slice(2)), 3), "inf in some pixels": (spoiled(math.inf, slice(4), slice(1)), 4)}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("rule, kind", PAIRS)
+def test_gradients_that_are_no_numbers_count_as_none_and_are_said(rule, kind, name):
+    (change, n), x, y = BROKEN[name], images(6), labels(6)
+    model, ball = Backwards(change), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
+    with pytest.warns(NoGradient, match=rf"NaN or infinite gradients for {n} of 6 examples \({n / 6:.0%}\)") as seen:
+        found = maximize(model, CrossEntropy(y), x, ball, 4, rule=RULES[rule], start="here")
+    assert len(seen) == 1 and ("exactly zero" not in str(seen[0].message))
+    assert lies_in(ball, found.x, x).all() and torch.allclose(found.logits, predict(model, found.x), atol=1e-5)
+    still = ((found.x - x).abs() < 1e-5).flatten(1).all(1)
+    assert "pixels" in name or still[:n].all()
+    well = maximize(tiny(), CrossEntropy(y), x, ball, 4, rule=RULES[rule], start="here")
+    assert torch.equal(found.x[n:], well.x[n:])
+
+
+@pytest.mark.parametrize("context", ["plain", "no_grad", "inference_mode"])
+@pytest.mark.parametrize("rule, kind", PAIRS)
+def test_sobel_edges_can_be_searched(rule, kind, context):
+    x, y, ball = images(6), labels(6), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
+    x[:, :, :4] = 0.5
+    with CONTEXTS[context](), pytest.warns(NoGradient, match="NaN or infinite gradients for 6 of 6"):
+        found = maximize(Edges(), CrossEntropy(y), x, ball, 6, rule=RULES[rule], start="here")
+        assert lies_in(ball, found.x, x).all() and torch.allclose(found.logits, predict(Edges(), found.x), atol=1e-5)
+        assert (found.x != x).flatten(1).any(1).sum() >= 3  # there is a slope elsewhere in the image
+
+
+def test_gradients_that_break_on_the_way_are_said_too():
+    late = [0]
+
+    def change(gradient):
+        late[0] += 1
+        return gradient * (math.nan if late[0] > 2 else 1.0)
+
+    with pytest.warns(NoGradient, match="NaN or infinite gradients for 5 of 5") as seen:
+        found = maximize(Backwards(change), CrossEntropy(labels()), images(), Linf(0.2), 4)
+    assert "exactly zero" not in str(seen[0].message) and found.value.isfinite().all()
+
+
+def test_a_gradient_that_is_zero_here_and_broken_there_is_said_in_one_warning():
+    def change(gradient):
+        gradient = torch.zeros_like(gradient)
+        gradient[:2] = math.nan
+        return gradient
+
+    with pytest.warns(NoGradient) as seen:
+        maximize(Backwards(change), CrossEntropy(labels()), images(), Linf(0.2), 2, start="here")
+    said = str(seen[0].message)
+    assert len(seen) == 1 and "exactly zero at every start for 3 of 5" in said and "NaN or infinite gradients for 2 of 5" in said
+
+
+# What a model does to what it is given
+
+IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
+
+
+@pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("rule, kind", PAIRS)
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_model_that_changes_its_input_changes_no_point(name, rule, kind, steps):
+    x, y, ball = images(), labels(), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
+    kept, model = x.clone(), Changed(IN_PLACE[name])
+    found = maximize(model, CrossEntropy(y), x, ball, steps, rule=RULES[rule])
+    assert torch.equal(x, kept) and lies_in(ball, found.x, x).all()
+    assert torch.allclose(found.logits, predict(model, found.x), atol=1e-5)
+    np.testing.assert_allclose(found.value, objective_values(CrossEntropy(y), found.logits), atol=1e-5)
+
+
+def test_a_model_that_answers_in_the_same_memory_is_searched_as_any_other():
+    memory = torch.empty(5, 3)
+
+    def again(logits, x):
+        memory[: len(x)] = logits.detach()
+        return memory[: len(x)]
+
+    x, y = images(), labels()
+    with pytest.warns(NoGradient):
+        static = maximize(Changed(after=again), CrossEntropy(y), x, Linf(0.2), 2, restarts=3, batch_size=2)
+        plain = maximize(Changed(after=lambda logits, x: logits.detach().clone()), CrossEntropy(y), x, Linf(0.2), 2, restarts=3, batch_size=2)
+    assert torch.equal(static.x, plain.x) and torch.equal(static.logits, plain.logits)
+
+
+def test_probabilities_are_refused_before_the_search():
+    model = Counted(Changed(after=lambda logits, x: logits.softmax(1)))
+    with pytest.raises(ValueError, match="probabilities.*before the softmax"):
+        maximize(model, CrossEntropy(labels()), images(), Linf(0.1), 40)
+    assert len(model.sizes) == 1
+
+
+@pytest.mark.parametrize("use", ["maximize", "Halving", "Adam", "DDN", "hidden", "pgd", "uniform_noise", "max_confidence", "predict", "outputs"])
+def test_a_model_made_in_inference_mode_is_searched_as_any_other(use):
+    with torch.inference_mode():
+        model = tiny()
+    before = [(id(p), p.requires_grad, p.is_inference()) for p in model.parameters()]
+    got, expected = USES[use](model, images(), labels()), USES[use](tiny(), images(), labels())
+    first = [r if isinstance(r, Tensor) else r[0] if isinstance(r, tuple) else r.x for r in (got, expected)]
+    assert torch.equal(*first) and before == [(id(p), p.requires_grad, p.is_inference()) for p in model.parameters()]
+
+
+# Restarts
+
+@given(problem=problems(torch.float64), climb=climbs, restarts=st.integers(1, 4))
+@settings(max_examples=60)
+def test_restarts_that_keep_the_last_point_keep_the_best_of_the_runs(problem, climb, restarts):
+    "The n-th run is that of a search whose start is the n-th start; of the last points of all, the best one"
+    model, objective, x, ball, how = problem
+    climb = {**climb, "keep": "last", "stop": math.inf, "restarts": 1}
+    every = maximize(model, objective, x, ball, **how, **{**climb, "restarts": restarts})
+    runs = []
+    for n in range(restarts):
+        own = streams(climb["seed"], len(x))
+        start = how["start"] if n == 0 and not (isinstance(how["start"], str) and how["start"] == "random") else ball.random(x, streams(own, len(x), n))
+        runs.append(maximize(model, objective, x, ball, **{**how, "start": start}, **{**climb, "seed": own}))
+    best = torch.stack([run.value for run in runs]).amax(0)
+    assert torch.allclose(every.value, best, atol=1e-9) and torch.equal(every.passes, sum(run.passes for run in runs))
+    assert (every.value >= runs[0].value - 1e-9).all()
+
+
+@pytest.mark.parametrize("start", ["here", "points"])
+@pytest.mark.parametrize("rule", CONSTANT)
+def test_restarts_after_a_given_start_are_random(rule, start):
+    model, x, y = tiny(dtype=torch.float64), images(20, dtype=torch.float64), labels(20)
+    begin = "here" if start == "here" else images(20, 3, torch.float64)
+    search = lambda s, n, **more: maximize(model, CrossEntropy(y), x, Linf(0.3), 3, 0.05, n, start=s, rule=CONSTANT[rule], **more)  # noqa: E731
+    given, many = search(begin, 1), search(begin, 4)
+    assert (many.value >= given.value).all() and (many.value > given.value + 1e-6).any() and (many.passes == 12).all()
+    rest = [search(Linf(0.3).random(x, streams(streams(0, 20), 20, n)), 1) for n in (1, 2, 3)]
+    assert torch.equal(many.value, torch.stack([r.value for r in (given, *rest)]).amax(0))
+
+
+# Radii and steps
+
+def test_radii_of_large_images_can_be_written():
+    x, y = torch.rand(2, 3, 64, 64, generator=generator(0)), torch.tensor([0, 1])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12288, 3))
+    for eps in (10.0, 64.0, torch.tensor([20.0, 110.0])):
+        found = maximize(model, CrossEntropy(y), x, L2(eps), 2, eps if isinstance(eps, float) else None)
+        assert lies_in(L2(eps), found.x, x).all()
+    with pytest.raises(ValueError, match=r"eps of L2 = 128 .*0..255.*12288 values.*110\.9.*128/255"):
+        maximize(model, CrossEntropy(y), x, L2(128), 2)
+    assert L2(1).largest(x) == pytest.approx(12288**0.5) and Linf(0.1).largest(x) == 1 and L2(1).largest(images()) == 8
+
+
+@pytest.mark.parametrize("eps", [4, 10, 36, torch.tensor([1, 5, 10, 20, 36])])
+def test_a_step_that_nobody_gave_is_not_judged(eps):
+    found = maximize(tiny(), CrossEntropy(labels()), images(), L0(eps), 2)
+    assert L0(eps).contains(found.x, images()).all()
+    assert max_confidence(tiny(), images(), labels(), L0(eps)).value.isfinite().all()
+
+
+EPS = {
+    "text": ("8/255", TypeError, "must be a number, not '8/255'.*without quotes"),
+    "None": (None, TypeError, "must be a number, not None"),
+    "complex": (0.1j, TypeError, "must be a number"),
+    "True": (True, TypeError, "must be a number, not True"),
+    "list": ([0.1, 0.2], TypeError, r"must be a number.*list.*torch.tensor"),
+    "array": (np.array([1.0, 2.0]), TypeError, r"must be a number.*ndarray.*torch.tensor"),
+    "empty": (torch.empty(0), ValueError, r"one for each example \(N,\), not of shape \(0,\)"),
+    "column": (torch.ones(5, 1), ValueError, r"one for each example \(N,\), not of shape \(5, 1\).*flatten"),
+    "complex tensor": (torch.ones(5, dtype=torch.complex64), TypeError, "real numbers, not torch.complex64"),
+    "bools": (torch.ones(5).bool(), TypeError, "real numbers, not torch.bool"),
+    "meta": (torch.ones(5, device="meta"), ValueError, "meta device"),
+}
+
+
+@pytest.mark.parametrize("name", EPS)
+def test_a_radius_or_step_that_cannot_be_is_refused_in_words(name):
+    eps, error, says = EPS[name]
+    for use in (Linf, L2, L0, *([] if eps is None else [lambda size: found(step_size=size)])):
+        with pytest.raises(error, match=f"(?s)(the eps of L|step_size).*{says}"):
+            use(eps)
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), np.float64(0.25), torch.tensor(0.25), torch.full((5,), 0.25).half(), torch.full((5,), 0.25).requires_grad_()])
+def test_radii_of_every_kind_are_taken_and_bring_no_graph(eps):
+    expected = maximize(tiny(), CrossEntropy(labels()), images(), Linf(0.25), 3)
+    for ball in Linf(eps), L2(eps):
+        got = maximize(tiny(), CrossEntropy(labels()), images(), ball, 3, step_size=eps)
+        assert not any(v.requires_grad for v in (got.x, got.value, got.logits)) and lies_in(type(ball)(0.25), got.x, images()).all()
+    assert torch.allclose(maximize(tiny(), CrossEntropy(labels()), images(), Linf(eps), 3).x, expected.x, atol=1e-3)
+    points = images().requires_grad_()
+    assert not maximize(tiny(), CrossEntropy(labels()), points, Linf(0.25), 3, start=points).x.requires_grad
+
+
+# Objectives with tensors that belong to nobody
+
+@dataclass(frozen=True)
+class ToClass:
+    "Minus the distance of the features from the mean of each one's class"
+
+    means: torch.Tensor
+    label: int | torch.Tensor
+    hidden: ClassVar[bool] = True
+    per_example: ClassVar[tuple[str, ...]] = ("label",)
+
+    def __call__(self, logits, z, features):
+        return -(features - self.means[self.label]).square().sum(1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_tensor_that_is_not_per_example_is_left_whole(n, within):
+    model, x, y = tiny(dtype=torch.float64), images(n, dtype=torch.float64), labels(n)
+    means = torch.rand(3, 144, generator=generator(3), dtype=torch.float64)
+    objective = ToClass(means, y)
+    wrap = (lambda o: Sum(o)) if within else (lambda o: o)
+    together = maximize(model, wrap(objective), x, L2(1.0), 4, seed=torch.arange(n), batch_size=2)
+    for i in range(n):
+        alone = maximize(model, wrap(ToClass(means, y[i : i + 1])), x[i : i + 1], L2(1.0), 4, seed=torch.tensor([i]))
+        assert torch.allclose(alone.x[0], together.x[i], atol=1e-6)
+    with pytest.raises(ValueError, match="ToClass: label holds 2 values"):
+        maximize(model, wrap(ToClass(means, y[:2])), x, L2(1.0), 4)
+
+
+@dataclass(frozen=True)
+class Sum:
+    "An objective that holds another"
+
+    inner: ToClass
+    hidden: ClassVar[bool] = True
+
+    def __call__(self, logits, z, features):
+        return self.inner(logits, z, features)
+
+
+def test_the_error_says_how_to_mark_a_tensor_that_is_not_per_example():
+    @dataclass(frozen=True)
+    class Unmarked(ToClass):
+        per_example: ClassVar[None] = None
+
+    with pytest.raises(ValueError, match=r"Unmarked: means holds 3 values for 5 images.*per_example = \(\.\.\.\)"):
+        maximize(tiny(), Unmarked(torch.rand(3, 144), labels()), images(), L2(1.0), 2)
+
+    @dataclass(frozen=True)
+    class Mistyped(ToClass):
+        per_example: ClassVar[tuple[str, ...]] = ("labels",)
+
+    with pytest.raises(ValueError, match="per_example of Mistyped names 'labels'.*means, label"):
+        maximize(tiny(), Mistyped(torch.rand(3, 144), labels()), images(), L2(1.0), 2)
+
+
+# Whatever the defaults
+
+@pytest.mark.parametrize("rule, kind", PAIRS)
+def test_the_default_dtype_and_device_do_not_matter_to_any_rule(rule, kind):
+    model, x, y = tiny(), images(), labels()
+    ball = {Linf: Linf(0.2), L2: L2(0.5), L0: L0(5)}[kind]
+    search = lambda: maximize(model, CrossEntropy(y), x, {Linf: Linf(0.2), L2: L2(0.5), L0: L0(5)}[kind], 5, restarts=2, rule=RULES[rule], rank=Margin(y))  # noqa: E731
+    one = search()
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = search()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        third = search()
+        assert ball.contains(third.x, x).all()
+    for got in other, third:
+        assert torch.equal(one.x, got.x) and torch.equal(one.value, got.value) and got.value.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rule, kind", PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_rule_takes_a_model_of_any_precision(rule, kind, dtype):
+    x, y, ball = images(), labels(), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
+    found = maximize(tiny(dtype=dtype), CrossEntropy(y), x, ball, 5, rule=RULES[rule])
+    start = maximize(tiny(dtype=dtype), CrossEntropy(y), x, ball, 0)
+    assert lies_in(ball, found.x, x).all() and (found.value >= start.value).all() and (found.value > start.value).sum() >= 3
+
+
+@pytest.mark.parametrize("context", ["no_grad", "inference_mode"])
+@pytest.mark.parametrize("rule, kind", PAIRS)
+def test_everything_may_have_been_made_in_inference_mode(rule, kind, context):
+    with torch.inference_mode():
+        x, y, eps, model = images(), labels(), {Linf: torch.full((5,), 0.2), L2: torch.ones(5), L0: torch.full((5,), 5)}[kind], tiny()
+    plain = maximize(tiny(), CrossEntropy(labels()), images(), kind(eps.clone()), 4, rule=RULES[rule], rank=Nearest(images(), Margin(labels())))
+    with CONTEXTS[context]():
+        found = maximize(model, CrossEntropy(y), x, kind(eps), 4, rule=RULES[rule], rank=Nearest(x, Margin(y)))
+    assert torch.equal(found.x, plain.x)
+
+
 # Bad input
 
 def found(x=None, y=None, model=None, ball=None, steps=3, step_size=None, **settings):
@@ -1118,15 +1454,26 @@ BAD = {
     "eps 0": (lambda: Linf(0), ValueError, "Linf.*positive"),
     "eps negative": (lambda: L2(-0.5), ValueError, "L2.*positive"),
     "eps nan": (lambda: Linf(math.nan), ValueError, "positive.*nan"),
-    "eps inf": (lambda: L2(math.inf), ValueError, "positive|0..255"),
+    "eps inf": (lambda: L2(math.inf), ValueError, "positive and finite, not inf"),
     "eps one bad of many": (lambda: Linf(torch.tensor([0.1, 0.0])), ValueError, "positive"),
     "eps one nan of many": (lambda: Linf(torch.tensor([0.1, math.nan])), ValueError, "positive.*nan"),
     "Linf 8": (lambda: Linf(8), ValueError, r"0..255.*8/255"),
-    "L2 128": (lambda: L2(128), ValueError, r"0..255.*128/255"),
+    "L2 128": (lambda: found(ball=L2(128)), ValueError, r"0..255.*128/255"),
     "eps of another length": (lambda: found(ball=Linf(torch.full((3,), 0.1))), ValueError, "eps.*3 values for 5 images"),
     "a number for a ball": (lambda: found(ball=0.1), TypeError, r"ball.*Linf\(0.1\)"),
     "steps -1": (lambda: found(steps=-1), ValueError, "steps.*at least 0.*-1"),
     "restarts 0": (lambda: found(restarts=0), ValueError, "restarts.*at least 1.*0"),
+    **{f"{name} {value!r}": (lambda name=name, value=value: found(**{name: value}), TypeError, f"{says} must be a whole number, not")
+       for name, says in (("steps", "steps"), ("restarts", "restarts"), ("patience", "patience"), ("batch_size", "a batch size"), ("seed", "seed"))
+       for value in (1.5, "8", None, True)},
+    **{f"{name} a word": (lambda name=name: found(**{name: "a"}), TypeError, f"{name} must be a number, not 'a'") for name in ("decay", "stop", "step_size")},
+    "labels None": (lambda: maximize(tiny(), CrossEntropy(None), images(), Linf(0.1), 1), TypeError, "labels must be integer class indices.*not None"),
+    "labels of numpy": (lambda: maximize(tiny(), CrossEntropy(labels(7).numpy()), images(), Linf(0.1), 1), TypeError, "labels must be integer.*ndarray"),
+    "a list of targets": (lambda: maximize(tiny(), Lead([1, 2]), images(), Linf(0.1), 1), TypeError, "targets must be integer.*list"),
+    "target a word": (lambda: maximize(tiny(), LogConfidence("cat"), images(), Linf(0.1), 1), TypeError, "targets must be integer.*'cat'"),
+    "target 1.5": (lambda: maximize(tiny(), LogConfidence(1.5), images(), Linf(0.1), 1), TypeError, "targets must be integer.*1.5"),
+    "a word for a ball": (lambda: found(ball="linf"), TypeError, r"ball.*set such as Linf\(8/255\), not 'linf'"),
+    "complex logits": (lambda: found(model=Spoiled(lambda z: z + 1j)), ValueError, "complex64"),
     "batch_size 0": (lambda: found(batch_size=0), ValueError, "batch size.*at least 1"),
     "step_size 0": (lambda: found(step_size=0.0), ValueError, "step_size.*positive"),
     "step_size nan": (lambda: found(step_size=math.nan), ValueError, "step_size.*nan"),
