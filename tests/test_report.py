@@ -424,7 +424,7 @@ def odd(model, digits, **given):
 
 def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     names, found = odd(small_model, digits, attacks=["noise", "maxconfidence"])
-    assert names == "" and found.summary[-1] == "No sign that the attacks failed." and len(found.tables["checks"]) == 11
+    assert names == "" and found.summary[-1] == "No sign that the attacks failed." and len(found.tables["checks"]) == 12
 
 
 @pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice")])
