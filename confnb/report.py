@@ -442,8 +442,8 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> Within:
     named("foolbox:attacks", "the attack")
     made = named(f"foolbox.attacks:{name}", "the attack")()
     limited = any(k.__name__ == "FixedEpsilonAttack" for k in type(made).__mro__)
-    norm = {math.inf: Linf, 2: L2, 0: L0}.get(getattr(getattr(made, "distance", None), "p", None))
-    nearest = not limited and norm is not None and isinstance(ball, norm)
+    order = {Linf: math.inf, L2: 2, L0: 0}[type(ball)]
+    nearest = not limited and getattr(getattr(made, "distance", None), "p", None) == order
     return Within(from_foolbox(made, float(ball.eps) if limited else None, seed), ball, nearest)
 
 # %% ../nbs/80_report.ipynb #4eec0080
@@ -519,18 +519,6 @@ def _check_names(names: Sequence[Any], what: str, taken: Sequence[str] = ()) -> 
     for name in names:
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or name in taken:
             raise Refusal(f"{what} may not be called {name!r}: it needs a name of printable characters{''.join(f', other than {t!r}' for t in taken)}")
-
-
-def _check_remembered(things: Mapping[str, Any], what: str) -> None:
-    "Refuses what the cache cannot tell from something else, before anything costs time"
-    for name, thing in things.items():
-        try:
-            fingerprint(thing)
-        except TypeError as e:
-            raise Refusal(
-                f"{what} {name!r} is {_called(thing).rpartition(':')[2]}, which nothing tells from another one, so that its results cannot be remembered: "
-                "give a function defined by name, or functools.partial of one, such as partial(max_confidence, ball=Linf(8/255))"
-            ) from e
 
 
 def _check_scores(model: nn.Module, data: Data, scores: Mapping[str, Score]) -> None:
@@ -646,7 +634,8 @@ def detector_table(table: pd.DataFrame, held: pd.DataFrame, detectors: Sequence[
 # %% ../nbs/80_report.ipynb #8f6f931c
 def _again(model: nn.Module, x: Tensor, y: Tensor, attack: Within) -> Notes:
     "The notes of one more run of an attack: its table is known, and they are not"
-    token = _RUNS.set(runs := [])
+    runs: list[Notes] = []
+    token = _RUNS.set(runs)
     try:
         attack(model, x, y)
     finally:
@@ -658,16 +647,20 @@ def _attacked(
     model: nn.Module, x: Tensor, y: Tensor, name: str, attack: Within, scores: Mapping[str, Score]
 ) -> tuple[pd.DataFrame, Notes]:
     "The table of `records.evaluated` for one attack, and the notes of the run that it is from, which are remembered with it"
-    token = _RUNS.set(runs := [])
+    runs: list[Notes] = []
+    token = _RUNS.set(runs)
     try:
         table = evaluated(model, x, y, {name: attack}, scores)
     finally:
         _RUNS.reset(token)
     whole = [notes for notes in runs if len(notes.outside) == len(x)]
-    made = partial(_again, model, x, y, attack)
+    made = (lambda: whole[-1]) if whole else partial(_again, model, x, y, attack)
     words = json.dumps(table.drop(columns="attack").to_numpy(float).round(6).tolist())
-    notes = remember("notes", fingerprint(words, attack), ".json", (lambda: whole[-1]) if whole else made, _save_notes, _load_notes)
-    return table, notes
+    try:
+        key = fingerprint(words, attack)
+    except TypeError:  # the attack cannot be told from another one, so nothing of it is remembered
+        return table, made()
+    return table, remember("notes", key, ".json", made, _save_notes, _load_notes)
 
 
 def _save_notes(notes: Notes, path: Path) -> None:
@@ -798,9 +791,9 @@ def _still(notes: Mapping[str, Notes]) -> dict[str, float]:
     "The largest share of examples for which an attack warned that no gradient came back, by its name"
     found = {}
     for name, note in notes.items():
-        counts = [re.search(r"(\d+) of (\d+)", says) for kind, says in note.warnings if kind == NoGradient.__name__]
+        counts = [re.findall(r"(\d+) of (\d+)", says) for kind, says in note.warnings if kind == NoGradient.__name__]
         if counts:
-            found[name] = max(int(c[1]) / int(c[2]) if c else 1.0 for c in counts)
+            found[name] = max(min(1.0, sum(int(some) / int(n) for some, n in c)) if c else 1.0 for c in counts)
     return found
 
 
@@ -853,13 +846,14 @@ def _of_radii(parts: dict[str, pd.DataFrame], radii: pd.DataFrame, whole: float,
             "a larger set holds every point of the smaller one: the attack fails, not the attacker",
         )
     ]
-    for box in radii[radii.eps >= whole - 1e-9].itertuples():
-        usual = float(parts["clean"].confidence.median())
+    box = radii[radii.eps >= whole - 1e-9]
+    if len(box):
+        error, sure, usual = float(box.error.iloc[-1]), float(box.wrong_confidence.iloc[-1]), float(parts["clean"].confidence.median())
         lines.append(
             Check(
                 "in the whole box nearly every image has a confident mistake",
-                f"{_percent(box.error)} of them have one, of confidence {box.wrong_confidence:.2f} in the mean; half the clean answers are above {usual:.2f}",
-                box.error >= 0.95 and box.wrong_confidence >= usual - 0.1,
+                f"{_percent(error)} of them have one, of confidence {sure:.2f} in the mean; half the clean answers are above {usual:.2f}",
+                error >= 0.95 and sure >= usual - 0.1,
                 "the images of all other classes lie in that set, so an attack that works finds them: this one does not, and at smaller radii it need not either",
             )
         )
@@ -1183,7 +1177,6 @@ def _named_attacks(attacks: Sequence[str] | Mapping[str, Attack], ball: Ball, se
     given = names if isinstance(names, Mapping) else {name: attack_from(name, ball, seed) for name in names}
     if odd := [name for name, a in given.items() if not callable(a)]:
         raise Refusal(f"the attack {odd[0]!r} is no function of (model, x, y)")
-    _check_remembered({name: a.attack if isinstance(a, Within) else a for name, a in given.items()}, "the attack")
     return {name: a if isinstance(a, Within) else Within(a, ball) for name, a in given.items()}
 
 
@@ -1192,7 +1185,6 @@ def _named_scores(detectors: Sequence[str] | Mapping[str, Score], model: nn.Modu
     names = [detectors] if isinstance(detectors, str) else detectors
     _check_names(list(names), "a detector")
     scores = dict(names) if isinstance(names, Mapping) else {name: detector_from(name, model, data) for name in names}
-    _check_remembered(scores, "the detector")
     _check_scores(model, data, scores)
     return scores
 
