@@ -104,6 +104,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.digest, self.met = hashlib.sha256(), dict[int, int]()
+        self.visits = set[tuple[int, tuple[str, ...]]]()  # modules, with what was asked of them
         self.held: list[Any] = []  # what was met stays alive, so that its id stays its own
         self.path: list[str] = []
 
@@ -165,7 +166,8 @@ def _plain(walk: _Walk, thing: Any) -> None:
     elif _installed(type(thing)):
         walk.say(type(thing).__qualname__, str(thing))
     else:  # an int, a str, ... of somebody's own
-        walk.say(repr([base for base in _PLAIN if isinstance(thing, base)][-1].__repr__(thing)))
+        plain: Any = next(base for base in reversed(_PLAIN) if isinstance(thing, base))
+        walk.say(plain.__repr__(thing))
         _object(walk, thing)
 
 
@@ -365,9 +367,9 @@ def _global(walk: _Walk, name: str, value: Any, taken: Iterable[str]) -> None:
     "A global that a function reads; of a module, what may be asked of it"
     if not isinstance(value, types.ModuleType) or _installed(value):
         return walk.named([(name, value)])
-    if (id(value), taken) in walk.met:
+    if (visit := (id(value), tuple(taken))) in walk.visits:
         return
-    walk.met[id(value), taken] = len(walk.met)  # type: ignore[index]
+    walk.visits.add(visit)
     for attribute in sorted(set(taken)):
         held = vars(value).get(attribute, walk)
         if held is walk and attribute in getattr(value, "__all__", ()):  # loaded when it is asked for
@@ -432,10 +434,21 @@ _SILENT = {"__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "
            "__firstlineno__", "__static_attributes__", "__slotnames__", "_is_protocol", "_is_runtime_protocol", "__protocol_attrs__", "__non_callable_proto_members__"}
 
 
+def _patched(thing: type) -> list[tuple[str, Any]]:
+    "The methods of an installed class that somebody has put into it, and into the classes it stands on"
+    top = thing.__module__.partition(".")[0]
+    return [(name, f) for base in thing.__mro__ for name, f in vars(base).items()
+            if isinstance(f, types.FunctionType) and f.__module__ and (f.__module__ or "").partition(".")[0] not in (top, "torch")
+            and _package(f.__module__.partition(".")[0]) is None]
+
+
 @_of(type)
 def _class(walk: _Walk, thing: type) -> None:
     if name := _installed(thing):
-        return walk.say("installed", name)
+        walk.say("installed", name)
+        if foreign := _patched(thing):
+            walk.named(foreign)
+        return
     if walk.seen(thing):
         return
     walk.say("class", thing.__name__, getattr(thing, "__slots__", ""))
@@ -462,13 +475,27 @@ def _model(walk: _Walk, thing: nn.Module) -> None:
     if walk.seen(thing):
         return
     walk.add(type(thing))
+    for name in ("_global_forward_pre_hooks", "_global_forward_hooks"):
+        if held := getattr(nn.modules.module, name):
+            walk.named((name, h) for h in held.values())
     hooks = {n: v for n, v in vars(thing).items() if n.endswith(("hooks", "hooks_with_kwargs", "hooks_always_called")) and not n.startswith("_load") and "state_dict" not in n}
     for name in sorted(n for n, held in hooks.items() if held):
         walk.named((f"{name}[{i}]", h) for i, h in enumerate(hooks[name].values()))
     walk.named(thing._parameters.items())
     walk.named(thing._buffers.items())
-    walk.named(sorted((n, v) for n, v in vars(thing).items() if n not in _BOOKS and "hooks" not in n))
+    walk.named(sorted((n, v) for n, v in _attributes(thing).items() if n not in _BOOKS and "hooks" not in n))
     walk.named(thing._modules.items())
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    "What an object holds, in its `__dict__` and in slots"
+    held = dict(getattr(thing, "__dict__", {}))
+    for base in type(thing).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
+                held[name] = getattr(thing, name)
+    return held
 
 
 def _object(walk: _Walk, thing: Any) -> None:
@@ -480,13 +507,7 @@ def _object(walk: _Walk, thing: Any) -> None:
     if walk.seen(thing):
         return
     walk.add(kind)
-    held = dict(getattr(thing, "__dict__", {}))
-    for base in kind.__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in [slots] if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
-                held[name] = getattr(thing, name)
-    walk.named(sorted(held.items()))
+    walk.named(sorted(_attributes(thing).items()))
 
 
 _KINDS.append((lambda thing: True, _object))

@@ -83,13 +83,14 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     cell = next((c for c in cells if "parameters" in c["metadata"].get("tags", [])), None)
     found: dict[str, Any] = {}
     for node in ast.parse("".join(cell["source"])).body if cell else ():
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and node.value is not None:
-            found[target.id] = _plain(node.value, found)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name):
+                found[target.id] = _plain(node.value, found)
     return found
 
 
-_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg}
+_ARITHMETIC: dict[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg}
 
 
 def _plain(node: ast.expr, names: dict[str, Any]) -> Any:

@@ -208,7 +208,7 @@ def _check_remembered(table: pd.DataFrame, answers: _Answers, y: Tensor, attack:
         predict(answers.model, answers.x[rows])
         pass_of_two = time.perf_counter() - began
         paid = table.passes[n:].max() if table.passes[n:].max() > 0 else 1
-        if not isinstance(function, Adapted) and 3 * paid * pass_of_two <= max(0.02 * table.attrs.get("seconds", 0), 0.5):
+        if not isinstance(getattr(function, "attack", function), Adapted) and 3 * paid * pass_of_two <= max(0.02 * table.attrs.get("seconds", 0), 0.5):
             _attack_again(name, function, answers, y, rows, table.wrong_confidence.to_numpy()[n:][rows])
 
 

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from test_reproduce import project
 
 from confnb import plans
@@ -153,3 +155,152 @@ def test_commas_in_brackets_of_any_depth_do_not_separate():
     from confnb.reproduce import grid
 
     assert list(grid(["a=[1,[2,3]],4"])) == ["a=_1,_2,3_", "a=4"] and list(grid(["a=[1,[2,3]],4"]).values()) == [["a=[1,[2,3]]"], ["a=4"]]
+
+
+# confnb evaluate
+
+NETS = """
+import torch
+from confnb.models import model_a
+
+def net(shape, classes):
+    return model_a(shape, classes, 4)
+
+class Breaking(torch.nn.Module):
+    "Answers one image, and breaks down when it sees many"
+    def __init__(self):
+        super().__init__()
+        self.net = model_a((1, 16, 16), 10, 4)
+    def forward(self, x):
+        return self.net(x) if len(x) < 3 else self.net(x).no_such_thing
+
+def breaking():
+    return Breaking()
+
+def forgetful(model, x, y):
+    pass
+
+def raising(model, x, y):
+    raise ValueError("the moon is full")
+
+def narrow(model, x, y):
+    return x[:, :, 1:]
+
+def two(logits, features):
+    return logits[:, :2]
+
+def stopped(model, x, y):
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    "A folder with a user's own nets, attacks and detectors"
+    (tmp_path / "cli_nets.py").write_text(NETS)
+    (tmp_path / "cli_broken.py").write_text("def net(:\n    pass\n")
+    (tmp_path / "cli_raising.py").write_text("x = 1\nraise RuntimeError('no licence found')\n")
+    (tmp_path / "cli_leaving.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "cli_missing.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in sys.modules if n.startswith("cli_")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+ASKED = {"model": "cli_nets:net", "data": "digits", "threat": "linf:0.1", "attacks": "noise", "detectors": "entropy", "points": "12", "out": "mine"}
+
+
+def evaluate(capsys, monkeypatch, **new):
+    asked = {k: v for k, v in (ASKED | new).items() if v is not None}
+    return command(capsys, monkeypatch, "evaluate", *(word for k, v in asked.items() for word in (f"--{k}", v)))
+
+
+REFUSED = {
+    "a syntax error in the model's file": (dict(model="cli_broken:net"), "cli_broken stopped while it was imported: SyntaxError: invalid syntax (cli_broken.py, line 1)"),
+    "a module that raises at import": (dict(model="cli_raising:net"), "cli_raising stopped while it was imported: RuntimeError: no licence found (cli_raising.py, line 2)"),
+    "a module that leaves at import": (dict(model="cli_leaving:net"), "cli_leaving stopped while it was imported: SystemExit: 3"),
+    "a module that lacks another": (dict(model="cli_missing:net"), "cli_missing cannot be imported (No module named 'no_such_package_at_all')"),
+    "a relative module": (dict(model="..m:net"), "the model '..m:net' must be package.module:name"),
+    "an attack that returns nothing": (dict(attacks="cli_nets:forgetful"), "the attack cli_nets:forgetful returned NoneType; it must return points of shape (12, 1, 16, 16)"),
+    "an attack that raises": (dict(attacks="cli_nets:raising"), "the attack cli_nets:raising stopped: ValueError: the moon is full (cli_nets.py, line"),
+    "an attack of another shape": (dict(attacks="cli_nets:narrow"), "returned points of shape (12, 1, 15, 16)"),
+    "a detector of another shape": (dict(detectors="cli_nets:two"), "the detector 'cli_nets:two' must give one number for each image"),
+    "half a list": (dict(option="a=["), "--option a: '[' is no plain value of YAML"),
+    "a tag": (dict(option="a=!!python/object/apply:os.getcwd []"), "is no plain value of YAML"),
+    "three thousand brackets": (dict(option="a=" + 3000 * "["), "is no plain value of YAML"),
+    "device tpu": (dict(device="tpu"), "--device 'tpu' cannot be used here"),
+    "no device": (dict(device=""), "--device '' cannot be used here"),
+    "device meta": (dict(device="meta"), "--device 'meta' cannot be used here"),
+    "a large seed": (dict(seed=str(2**70)), "the seed must lie between"),
+    "negative labels": (dict(data="npz:negative.npz"), "class indices"),
+    "labels of letters": (dict(data="npz:letters.npz"), ""),
+    "an empty file": (dict(data="npz:empty.npz"), "empty.npz is no .npz file"),
+    "an attack that is not there, before the data are": (dict(attacks="pgdd", data="npz:none.npz"), "there is no attack 'pgdd' (did you mean pgd"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_evaluate_refuses_in_a_sentence(nets, capsys, monkeypatch, case):
+    new, says = REFUSED[case]
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    for name, labels in ("negative", np.arange(40) % 10 - 1), ("letters", np.array([*"abcdefghij"] * 4)):
+        np.savez(f"{name}.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    (nets / "empty.npz").write_bytes(b"")
+    before = sorted(p for p in nets.rglob("*") if "__pycache__" not in p.parts)
+    status, out, err = evaluate(capsys, monkeypatch, **new)
+    lines = [line for line in err.splitlines() if not line.startswith(" ")]
+    assert status == 2 and "Traceback" not in err and lines[-1].startswith("confnb: ") and says in lines[-1], err
+    assert sorted(p for p in nets.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="mps may be there")
+def test_mps_is_refused_where_there_is_none(nets, capsys, monkeypatch):
+    status, _, err = evaluate(capsys, monkeypatch, device="mps")
+    assert status == 2 and err.startswith("confnb: --device 'mps' cannot be used here") and err.count("\n") == 1
+
+
+def test_evaluate_stopped_by_ctrl_c_has_status_130(nets, capsys, monkeypatch):
+    status, _, err = evaluate(capsys, monkeypatch, attacks="cli_nets:stopped")
+    assert status == 130 and err.startswith("confnb: stopped; ") and "Traceback" not in err and not (nets / "mine").exists()
+
+
+@pytest.mark.parametrize("place", ["the model", "confnb"])
+def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, monkeypatch, place):
+    from confnb import report
+
+    def slip(*_):
+        return {}["no such table"] if place == "confnb" else None
+
+    monkeypatch.setattr(report, "radius_table", slip)
+    status, _, err = evaluate(capsys, monkeypatch, model="cli_nets:breaking" if place == "the model" else "cli_nets:net")
+    assert status == 1 and "Traceback (most recent call last)" in err
+    assert ("no such table" if place == "confnb" else "no_such_thing") in err
+    assert err.splitlines()[-1].startswith("confnb: this error comes from the model or from confnb itself")
+
+
+def test_what_confnb_says_on_purpose_is_told_from_a_slip():
+    from confnb import report
+    from confnb.runtime import check_images
+
+    def caught(work):
+        try:
+            work()
+        except Exception as e:
+            return e
+
+    assert report._deliberate(caught(lambda: check_images(torch.zeros(3))))
+    assert not report._deliberate(caught(lambda: report.together(None)))
+    assert not report._deliberate(caught(lambda: int("x")))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
+def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
+    code = "import sys, time; from pathlib import Path; from confnb import report\nwith report._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        status, out, err = evaluate(capsys, monkeypatch)
+        assert status == 2 and "another report is at work in mine; wait for it" in err
+        other.kill()
+        other.wait()
+    assert evaluate(capsys, monkeypatch)[0] == 0, "a killed one holds nothing"
