@@ -29,6 +29,7 @@ from confnb.runtime import (
     check_images,
     check_logits,
     check_number,
+    check_seed,
     device_of,
     in_batches,
     label_tensor,
@@ -1105,7 +1106,9 @@ def maximize(
     steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")
     patience = check_count(patience, "patience", 0)
     start = start if isinstance(start, Tensor) else x if start == "here" else start
-    seeds, device, began = streams(seed, len(x)), device_of(model), time.perf_counter()
+    draws = isinstance(start, str) or restarts > 1  # from given points nothing is drawn
+    seeds = streams(seed, len(x)) if draws or isinstance(seed, Tensor) else torch.full((len(x),), check_seed(seed) >> 1)
+    device, began = device_of(model), time.perf_counter()
     autocast = reduced(autocast, device)
     plan = _Plan(rule, step_lengths(steps, decay), stop, patience, keep == "last", autocast, rescore)
     size = rule.first(ball.eps, max(steps, 1)) if step_size is None else step_size

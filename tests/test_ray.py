@@ -15,6 +15,7 @@ from test_resume import WAIT, project, tables
 from confnb import reproduce as r
 from confnb.attacks import pgd, uniform_noise
 from confnb.cluster import evaluate_sharded, local, on_ray, stopping
+from confnb.maxconfidence import max_confidence
 from confnb.models import build
 from confnb.pages import Refusal
 from confnb.records import evaluate, from_foolbox, from_torchattacks
@@ -236,3 +237,9 @@ def test_ctrl_c_stops_the_tasks_too(cluster, tmp_path):
 def test_a_task_gets_the_gpus_that_were_asked_for(cluster):
     with on_ray(cluster[0].address, gpus=1) as submit:
         assert submit(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).result(60) == "0"
+
+
+def test_the_most_confident_mistakes_of_a_part_are_those_of_the_whole(subject):
+    model, x, y = subject
+    chosen = {"mc": lambda model, x, y: max_confidence(model, x, y, Linf(0.1), seed=2), "restarts": partial(max_confidence, ball=Linf(0.1), restarts=2)}
+    assert_frame_equal(evaluate_sharded(model, x, y, chosen, shards=3), evaluate(model, x, y, chosen), rtol=1e-3, atol=1e-3)

@@ -667,7 +667,6 @@ def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
 # models of other numbers
 
 
-@pytest.mark.xfail(reason="a fingerprint of bfloat16 and of quantised weights", raises=TypeError, strict=False)
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.filterwarnings("ignore")
 def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind):
@@ -793,7 +792,6 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
         r.report(small_model, digits, "linf:0.1", {"a": never}, {"d": detector}, points=12, say=lambda line: None)
 
 
-@pytest.mark.xfail(reason="evaluated takes no lambdas yet", raises=TypeError, strict=False)
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
