@@ -63,7 +63,8 @@ def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
     x = check_images(x)
     for name, value in budget.items():
         if check_whole(value, name) < 1:
-            raise ValueError(f"an attack needs a budget of at least 1 step, not {value} ({name})")
+            of = "" if name == "steps" else f" ({name})"
+            raise ValueError(f"an attack needs a budget of at least 1 step, not {value}{of}")
     return x, check_labels(y, len(x))
 
 
