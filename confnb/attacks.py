@@ -63,12 +63,13 @@ def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
     x = check_images(x)
     for name, value in budget.items():
         if check_whole(value, name) < 1:
-            raise ValueError(f"an attack needs a budget of at least 1 step, not {value} ({name})")
+            of = "" if name == "steps" else f" ({name})"
+            raise ValueError(f"an attack needs a budget of at least 1 step, not {value}{of}")
     return x, check_labels(y, len(x))
 
 
 def _ball(ball: Ball | float | Tensor, n: int) -> Ball:
-    ball = Linf(ball) if isinstance(ball, (numbers.Real, Tensor)) else ball
+    ball = Linf(ball) if isinstance(ball, (int, float, numbers.Real, Tensor)) else ball
     check_ball(ball, n)
     return ball
 
@@ -932,7 +933,7 @@ def constant_offset(model: nn.Module, x: Tensor, y: Tensor, offsets: float | Seq
     `passes` is 0; `value` is the log of the highest wrong-class probability.
     """
     x, y = _checked(x, y)
-    several = [offsets, -offsets] if isinstance(offsets, numbers.Real) else list(offsets)
+    several = [float(offsets), -float(offsets)] if isinstance(offsets, (int, float, numbers.Real)) else list(offsets)
     logits = offset_logits(model, x, several, batch_size)
     value = WrongConfidence(y.repeat_interleave(len(several)))(logits.flatten(0, 1)).reshape(len(x), -1)
     best, rows = value.argmax(1), torch.arange(len(x), device=x.device)

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,11 @@ def device_of(model: nn.Module) -> torch.device:
         Some of its tensors have no values: a lazy layer that was not run, or the meta device.
     """
     _check_model(model)
-    first = next((t for t in (*model.parameters(), *model.buffers())), None)
+    return _device_of(model)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 # %% ../nbs/foundations/00_runtime.ipynb #7742da10
@@ -341,7 +346,7 @@ def _generators_put_back(model: nn.Module) -> Iterator[None]:
 
 def _generators(model: nn.Module) -> list[tuple[Callable[[Any], Any], Any, Callable[[Any, Any], bool]]]:
     "Of each global generator, how it is set, its state, and when two states are the same"
-    cards = {t.device for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
+    cards = {t.device for t in chain(model.parameters(), model.buffers()) if t.is_cuda} if torch.cuda.is_initialized() else ()
     of_cards = [(partial(torch.cuda.set_rng_state, device=d), torch.cuda.get_rng_state(d), torch.equal) for d in cards]
     of_numpy = (np.random.set_state, np.random.get_state(), lambda a, b: all(map(np.array_equal, a, b)))
     return [(torch.set_rng_state, torch.get_rng_state(), torch.equal), (random.setstate, random.getstate(), operator.eq), of_numpy, *of_cards]
@@ -444,7 +449,7 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            torch.autocast(device_of(model).type, enabled=False),
+            torch.autocast(_device_of(model).type, enabled=False),
         ):
             yield model
 

@@ -880,7 +880,7 @@ def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tens
     "What decides which point is best: the rank, or the objective where there is none"
     return _ask(task.rank or task.objective, logits, z, hidden)
 
-# %% ../nbs/foundations/04_search.ipynb #4d9693c8
+# %% ../nbs/foundations/04_search.ipynb #b0274763
 def gradient_at(value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient at the points `z` (N, ...) of their values (N,), and whose is NaN or infinite somewhere (N,); there it counts as zero.
 
@@ -899,7 +899,7 @@ def gradient_at(value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     broken = ~gradient.isfinite().flatten(1).all(1)
     return gradient.nan_to_num(0.0, 0.0, 0.0), broken
 
-
+# %% ../nbs/foundations/04_search.ipynb #4d9693c8
 @dataclass(frozen=True)
 class _Seen:
     "What a pass says of each point: the objective, what ranks it, the objective's gradient and whether that was broken, the logits"

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import IN_PLACE, Edges, backwards
 
 from confnb.attacks import (
     apgd,
@@ -647,17 +648,6 @@ def test_offsets_that_cannot_be_are_refused(offsets):
 GRADIENTS = [name for name in ATTACKS if name not in ("uniform_noise", "negative", "constant_offset")]
 
 
-class _Backwards(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, value):
-        ctx.value = value
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return torch.full_like(gradient, ctx.value), None
-
-
 class Changed(nn.Module):
     "A model whose images are changed on the way in, and its logits on the way out"
 
@@ -670,18 +660,6 @@ class Changed(nn.Module):
         return self.after(self.model(self.before(x)))
 
 
-class Edges(nn.Module):
-    "Sobel magnitudes, whose gradient is NaN wherever the image is flat, in front of a network"
-
-    def __init__(self):
-        super().__init__()
-        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
-        self.register_buffer("kernels", torch.stack([sobel, sobel.T])[:, None])
-
-    def forward(self, x):
-        return (nn.functional.conv2d(x, self.kernels, padding=1) ** 2).sum(1, keepdim=True).sqrt()
-
-
 def sound(attack, found, model, x):
     "Whether the points lie in their set and are scored there"
     assert set_of(attack).contains(found.x, x).all() and found.x.isfinite().all() and not found.value.isnan().any()
@@ -689,7 +667,7 @@ def sound(attack, found, model, x):
     return True
 
 
-BROKEN = {"nan": lambda: Changed(lambda x: _Backwards.apply(x, math.nan)), "inf": lambda: Changed(lambda x: _Backwards.apply(x, math.inf)),
+BROKEN = {"nan": lambda: Changed(lambda x: backwards(x, lambda g: g * math.nan)), "inf": lambda: Changed(lambda x: backwards(x, lambda g: torch.full_like(g, math.inf))),
           "edges": lambda: Changed(Edges())}
 
 
@@ -749,9 +727,6 @@ def test_everything_may_have_been_made_in_inference_mode(attack):
     with torch.inference_mode():
         model, x, y = tiny().float(), images().float(), labels(classes=4)
     assert torch.equal(ATTACKS[attack](model, x, y).x, expected.x) and all(p.is_inference() and p.requires_grad for p in model.parameters())
-
-
-IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
 
 
 @pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")

@@ -355,7 +355,6 @@ def test_a_missing_weights_file(tmp_path):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_outputs_come_back_to_the_images_device():
     model, x = build("model_a", (1, 16, 16), 4, filters=4), torch.rand(3, 1, 16, 16)
     logits, hidden = outputs(copy.deepcopy(model).cuda(), x)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import IN_PLACE
 
 from confnb import runtime as r
 from confnb.models import seeded
@@ -318,9 +319,6 @@ class Changing(nn.Module):
 
     def forward(self, x):
         return self.net(self.change(x))
-
-
-IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
 
 
 @pytest.mark.parametrize("name", IN_PLACE)

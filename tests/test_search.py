@@ -15,6 +15,7 @@ import torchattacks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import IN_PLACE, Edges, backwards
 
 from confnb.attacks import negative, pgd, uniform_noise
 from confnb.maxconfidence import max_confidence
@@ -1086,19 +1087,6 @@ def test_images_and_labels_on_the_gpu_with_the_model():
 
 # Gradients that are no numbers
 
-class _Backwards(torch.autograd.Function):
-    "The identity, with another gradient"
-
-    @staticmethod
-    def forward(ctx, x, change):
-        ctx.change = change
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return ctx.change(gradient), None
-
-
 class Backwards(nn.Module):
     "A model with an ordinary answer whose backward pass gives something else"
 
@@ -1107,7 +1095,7 @@ class Backwards(nn.Module):
         self.model, self.change = tiny(dtype=dtype), change
 
     def forward(self, x):
-        return self.model(_Backwards.apply(x, self.change))
+        return self.model(backwards(x, self.change))
 
 
 def spoiled(value, rows=slice(None), pixels=slice(None)):
@@ -1116,20 +1104,6 @@ def spoiled(value, rows=slice(None), pixels=slice(None)):
         gradient[rows, :, pixels] = value
         return gradient
     return change
-
-
-class Edges(nn.Module):
-    "A network on Sobel magnitudes sqrt(gx^2 + gy^2), whose gradient is NaN wherever the image is flat"
-
-    def __init__(self):
-        super().__init__()
-        self.model = tiny()
-        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
-        self.register_buffer("kernels", torch.stack([sobel, sobel.T])[:, None])
-
-    def forward(self, x):
-        g = nn.functional.conv2d(x, self.kernels, padding=1)
-        return self.model((g**2).sum(1, keepdim=True).sqrt())
 
 
 BROKEN = {"nan": (spoiled(math.nan), 6), "inf": (spoiled(math.inf), 6), "minus inf": (spoiled(-math.inf), 6), "nan in two": (spoiled(math.nan, slice(2)), 2),
@@ -1154,11 +1128,11 @@ def test_gradients_that_are_no_numbers_count_as_none_and_are_said(rule, kind, na
 @pytest.mark.parametrize("context", ["plain", "no_grad", "inference_mode"])
 @pytest.mark.parametrize("rule, kind", PAIRS)
 def test_sobel_edges_can_be_searched(rule, kind, context):
-    x, y, ball = images(6), labels(6), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
+    x, y, ball, model = images(6), labels(6), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind], Changed(Edges())
     x[:, :, :4] = 0.5
     with CONTEXTS[context](), pytest.warns(NoGradient, match="NaN or infinite gradients for 6 of 6"):
-        found = maximize(Edges(), CrossEntropy(y), x, ball, 6, rule=RULES[rule], start="here")
-        assert lies_in(ball, found.x, x).all() and torch.allclose(found.logits, predict(Edges(), found.x), atol=1e-5)
+        found = maximize(model, CrossEntropy(y), x, ball, 6, rule=RULES[rule], start="here")
+        assert lies_in(ball, found.x, x).all() and torch.allclose(found.logits, predict(model, found.x), atol=1e-5)
         assert (found.x != x).flatten(1).any(1).sum() >= 3  # there is a slope elsewhere in the image
 
 
@@ -1187,9 +1161,6 @@ def test_a_gradient_that_is_zero_here_and_broken_there_is_said_in_one_warning():
 
 
 # What a model does to what it is given
-
-IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
-
 
 @pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")
 @pytest.mark.parametrize("steps", [0, 3])
@@ -1560,7 +1531,7 @@ def test_ten_thousand_images_hold_one_batch_of_gradients():
 # Compiled models
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for torch.compile")
 def test_a_compiled_model_is_searched_as_the_model_itself(device):
     model, x, y = tiny().to(device), images().to(device), labels().to(device)

@@ -19,3 +19,37 @@ def linear(classes, pixels=9, scale=1.0, seed=0, dtype=torch.float32):
 
 def images(n=6, side=3, seed=0, dtype=torch.float32):
     return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
+
+
+class _Backwards(torch.autograd.Function):
+    "The identity, with another gradient"
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.change(gradient), None
+
+
+def backwards(x, change):
+    "x itself, whose gradient is changed on its way back"
+    return _Backwards.apply(x, change)
+
+
+class Edges(nn.Module):
+    "Sobel magnitudes sqrt(gx^2 + gy^2) of grey images, whose gradient is NaN wherever the image is flat"
+
+    def __init__(self):
+        super().__init__()
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        self.register_buffer("kernels", torch.stack([sobel, sobel.T])[:, None])
+
+    def forward(self, x):
+        return (nn.functional.conv2d(x, self.kernels, padding=1) ** 2).sum(1, keepdim=True).sqrt()
+
+
+# what a model may do to its images before it looks at them
+IN_PLACE = {"normalises": lambda x: x.sub_(0.5).div_(0.25), "rectifies": nn.ReLU(inplace=True), "zeroes": lambda x: x.detach().zero_()}
