@@ -409,6 +409,13 @@ class Masked(nn.Module):
         return self.model((x * 3).round() / 3)
 
 
+class DrawingGlobally(Saturated):
+    "Noise from the global generator, which is put back after every call"
+
+    def forward(self, x):
+        return self.model(x) + torch.randn(len(x), 10)
+
+
 class Drawing(nn.Module):
     "A model that draws at random"
 
@@ -430,7 +437,7 @@ def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     assert names == "" and found.summary[-1] == "No sign that the attacks failed." and len(found.tables["checks"]) == 12
 
 
-@pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice")])
+@pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice"), (DrawingGlobally, "the same answer twice")])
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_through(kind, says, small_model, digits):
     names, found = odd(kind(small_model), digits)
