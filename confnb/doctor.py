@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from packaging.requirements import Requirement
 
 from . import __version__
 from .attacks import pgd
@@ -99,18 +99,16 @@ def required() -> list[Finding]:
                 "pip install -e . in the checkout",
             ),
         ]
-    for name in (re.split(r"[\s<>=!~;\[]", r)[0] for r in asked if "extra ==" not in r):
-        there = _version(name)
-        found.append(
-            Finding(
-                "versions",
-                name,
-                "ok" if there else "failed",
-                there or "not installed",
-                "" if there else f"pip install {name}",
-            )
-        )
-    return found
+    return found + [_package(Requirement(r)) for r in asked if "extra ==" not in r]
+
+
+def _package(asked: Requirement) -> Finding:
+    "One package that is required: whether it is there, in a version that will do"
+    there = _version(asked.name)
+    if there and asked.specifier.contains(there, prereleases=True):
+        return Finding("versions", asked.name, "ok", there)
+    said = f"{there}, but {asked.specifier} is required" if there else "not installed"
+    return Finding("versions", asked.name, "failed", said, f"pip install '{asked.name}{asked.specifier}'")
 
 
 def devices() -> list[Finding]:
@@ -153,12 +151,13 @@ def data_sets() -> list[Finding]:
     root = data_root()
     said = f"under {root}" + ("" if os.environ.get("CONFNB_DATA") else " (CONFNB_DATA is not set)")
     found = [Finding("data", "digits", "ok", "in scikit-learn's wheel")]
-    for name, (place, *_) in PLACES.items():
-        there = (root / place).exists()
+    for name, places in PLACES.items():
+        absent = [place for place in places if not (root / place).exists()]
+        there, place = not absent, absent[0] if absent else places[0]
         fetched = f"the first use of --data {name} downloads it; without a network, set" if name in TORCHVISION else "it is not downloaded; set"
         advice = "" if there else f"{fetched} CONFNB_DATA to a folder that holds {place}"
         found.append(
-            Finding("data", name, "ok" if there else "missing", said if there else f"not {said}", advice)
+            Finding("data", name, "ok" if there else "missing", said if there else f"{place} is not {said}" if len(absent) < len(places) else f"not {said}", advice)
         )
     own = [f"npz:{p.name}" for p in sorted(root.glob("*.npz"))]
     own += [

@@ -12,6 +12,7 @@ import difflib
 import importlib.util
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -62,9 +63,11 @@ def writable(out: str | Path) -> Path:
     nearest = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise Refusal(f"--out {out} cannot be a folder: {nearest} is a file; name another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise Refusal(f"--out {out} cannot be written: no permission in {nearest}; name another folder")
-    return out
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".confnb-"):
+            return out
+    except OSError as e:
+        raise Refusal(f"--out {out} cannot be written: {e.strerror or e} in {nearest}; name another folder") from None
 
 # %% ../nbs/80_pages.ipynb #94099cfe
 MADE = ".confnb-made"  # the list of what was made in a folder, one path a line

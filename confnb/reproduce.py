@@ -1049,3 +1049,6 @@ def main() -> None:
     except (Refusal, OSError) as e:
         typer.echo(f"confnb: {e}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("confnb: stopped", err=True)
+        sys.exit(130)

@@ -58,7 +58,7 @@ def test_required_packages(monkeypatch):
     monkeypatch.setattr(d, "requires", lambda _: ["torch>=2.6", "absent-thing<3", 'ray>=2; extra == "ray"'])
     found = d.required()
     assert [f.name for f in found] == ["python", "confnb", "torch", "absent-thing"]
-    assert one(found, "torch").state == "ok" and one(found, "absent-thing").state == "failed" and one(found, "absent-thing").advice == "pip install absent-thing"
+    assert one(found, "torch").state == "ok" and one(found, "absent-thing").state == "failed" and one(found, "absent-thing").advice == "pip install 'absent-thing<3'"
 
     def not_installed(_):
         raise PackageNotFoundError
@@ -127,5 +127,21 @@ def test_a_self_test_that_fails_says_so():
 
 
 def test_versions_know_what_is_absent(monkeypatch):
-    assert d.versions()["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert d.versions()["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert d._version("absent-thing") is None
+
+
+def test_a_data_set_is_there_when_all_its_parts_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONFNB_DATA", str(tmp_path))
+    for name in "svhn", "imagenet":
+        for place in d.PLACES[name]:
+            assert one(d.data_sets(), name).state == "missing" and place in one(d.data_sets(), name).advice
+            (tmp_path / place).mkdir(parents=True)
+        assert one(d.data_sets(), name).state == "ok"
+
+
+@pytest.mark.parametrize("asked, state, says", [("torch>=1", "ok", ""), ("torch>=999", "failed", ">=999 is required"), ("absent-thing>=1", "failed", "not installed")])
+def test_a_package_is_ok_in_a_version_that_will_do(monkeypatch, asked, state, says):
+    monkeypatch.setattr(d, "requires", lambda _: [asked, 'other; extra == "dev"'])
+    found = d.required()[-1]
+    assert (found.state, says in found.says) == (state, True) and (state == "ok" or found.advice.startswith("pip install '"))
