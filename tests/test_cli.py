@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -58,9 +59,19 @@ def test_bad_requests_are_refused_before_anything_is_written(home, capsys, monke
 
 
 def test_out_that_cannot_be_written(home, capsys, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("confnb.pages.tempfile.TemporaryDirectory", refused)
     status, _, err = command(capsys, monkeypatch, "reproduce", "--out", "closed")
-    assert status == 2 and "no permission" in err
+    assert status == 2 and "cannot be written: Permission denied" in err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/1"), reason="this system has no /proc")
+def test_a_place_that_nobody_can_write_is_refused_at_once(home, capsys, monkeypatch):
+    began = time.monotonic()
+    status, _, err = command(capsys, monkeypatch, "pages", "--out", "/proc/x")
+    assert status == 2 and "--out /proc/x cannot be written" in err and time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
