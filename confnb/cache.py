@@ -424,6 +424,9 @@ def _builtin(walk: _Walk, thing: Any) -> None:
 
 @_of(types.ModuleType)
 def _module(walk: _Walk, thing: types.ModuleType) -> None:
+    function = vars(thing).get(thing.__name__.rpartition(".")[2])
+    if callable(thing) and isinstance(function, types.FunctionType):  # a module that can be called as the function it is named after
+        return walk.add(function)
     if not (name := _installed(thing)):
         walk.refuse(thing, f"({thing.__name__}) that is handed around counts for nothing that could be told")
     walk.say("module", name)

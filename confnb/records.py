@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .models import outputs, seeded
 from .cache import Unidentified, fingerprint, not_remembered, remember
-from .runtime import borrow, check_images, check_labels, device_of, in_batches, part_of_whole, predict, progress
+from .runtime import borrow, check_images, check_labels, check_number, check_values, check_whole, device_of, in_batches, part_of_whole, predict, progress
 from .search import L2, Ball, Found, Linf, WrongConfidence, scored, take, with_confidence
 
 # %% ../nbs/foundations/06_records.ipynb #7cc3499e
@@ -464,6 +464,7 @@ def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float
     ValueError
         `k`, `n` or `level` out of range.
     """
+    k, n, level = check_whole(k, "k"), check_whole(n, "n"), check_number(level, "level")
     if not (n >= 1 and 0 <= k <= n and 0 < level < 1):
         raise ValueError(
             f"an interval needs 0 <= k <= n, n >= 1 and 0 < level < 1, not k = {k}, n = {n}, level = {level}"
@@ -472,6 +473,16 @@ def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float
 
     interval = stats.binomtest(int(k), int(n)).proportion_ci(level, "exact")
     return float(interval.low), float(interval.high)
+
+
+def _scores(values: Any) -> np.ndarray:
+    "Scores as float64 (N,)"
+    if isinstance(values, Tensor):
+        values = check_values(values, "scores").detach().cpu().numpy() if values.dtype != torch.bfloat16 else values.float().cpu().numpy()
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"scores must be real numbers, not {found.dtype}")
+    return found.astype(np.float64).ravel()
 
 
 def auc(normal: Tensor | np.ndarray, adversarial: Tensor | np.ndarray) -> float:
@@ -487,10 +498,7 @@ def auc(normal: Tensor | np.ndarray, adversarial: Tensor | np.ndarray) -> float:
     ValueError
         A sample is empty or holds NaN.
     """
-    a, b = (
-        np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, dtype=np.float64).ravel()
-        for s in (normal, adversarial)
-    )
+    a, b = map(_scores, (normal, adversarial))
     if not (len(a) and len(b)) or np.isnan(a).any() or np.isnan(b).any():
         raise ValueError("an AUC needs at least one normal and one adversarial score, and none may be NaN")
     from scipy.stats import rankdata

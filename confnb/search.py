@@ -381,6 +381,8 @@ class Nearest:
 def _ask(objective: Objective, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tensor:
     "The objective's values; one that says `hidden = True` is given the features as well"
     value = objective(logits, z, hidden) if getattr(objective, "hidden", False) else objective(logits, z)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"an objective must give a tensor with one number for each image, but gave {type(value).__name__}")
     if value.shape != z.shape[:1]:
         raise ValueError(
             f"an objective must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}"
@@ -1103,6 +1105,10 @@ def maximize(
     for thing in (objective, rank):
         _check_lengths(thing, len(x))
     _check_settings(x, ball, step_size, decay, start, stop, keep)
+    if not callable(objective) or isinstance(objective, type):
+        raise TypeError(f"an objective is called with (logits, z), as CrossEntropy(y) is; {objective!r} cannot be")
+    if isinstance(rule, type) or not hasattr(rule, "first"):
+        raise TypeError(f"a rule is an object such as Steepest(), not {rule!r}")
     steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")
     patience = check_count(patience, "patience", 0)
     start = start if isinstance(start, Tensor) else x if start == "here" else start

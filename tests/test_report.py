@@ -301,8 +301,11 @@ def test_bad_requests_are_refused_in_one_sentence(home, case):
 
 
 def test_a_folder_that_cannot_be_written(home, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
-    assert "no permission" in command(*USUAL, "--out", "closed").stderr
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("confnb.pages.tempfile.TemporaryDirectory", refused)
+    assert "cannot be written: Permission denied" in command(*USUAL, "--out", "closed").stderr
 
 
 def test_a_model_that_is_right_on_nothing(digits):
