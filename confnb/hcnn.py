@@ -134,7 +134,7 @@ def search_ball(xi: float | Ball) -> Ball | None:
     """
     if isinstance(xi, Ball):
         return xi
-    if not isinstance(xi, (int, float, np.number, Tensor)) or not xi >= 0:
+    if not isinstance(xi, (int, float, np.number, Tensor)) or isinstance(xi, Tensor) and xi.ndim or not xi >= 0:
         raise ValueError(f"xi is the radius of the search, at least 0, pixels in [0, 1], or a set such as Linf(0.1), not {xi!r}")
     return Linf(xi) if xi else None
 

@@ -205,7 +205,8 @@ def admit(
     ValueError
         The points have another shape than the images.
     """
-    ball = as_ball(ball, len(x))
+    x, ball = check_images(x), as_ball(ball, len(x))
+    y = check_labels(y, len(x))
     if not isinstance(points, (Found, Tensor)):
         raise TypeError(f"points must be a tensor of images or a Found, not {type(points).__name__}")
     z = (points.x if isinstance(points, Found) else points).detach().to(x)

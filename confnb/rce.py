@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from .attacks import CarliniWagner, cw_l2, search_c
 from .maxconfidence import as_ball, first_length, max_confidence
 from .models import outputs
-from .records import Score
-from .runtime import check_images, check_labels, chunks, device_of, generator
+from .records import Score, score_array
+from .runtime import check_images, check_labels, check_number, chunks, device_of, generator
 from confnb.search import (
     Ball,
     Found,
@@ -155,7 +155,10 @@ def non_me(probabilities: Tensor) -> Tensor:
     -----
     `rce` equation 1. Largest, log(K - 1), where and only where all non-maximal probabilities are equal (Lemma 1).
     """
-    if probabilities.ndim != 2 or probabilities.shape[1] < 2:
+    if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point() or probabilities.is_meta:
+        kind = f"{probabilities.dtype} on {probabilities.device}" if isinstance(probabilities, Tensor) else type(probabilities).__name__
+        raise TypeError(f"non-ME needs a floating-point tensor of probabilities with values, not {kind}")
+    if probabilities.ndim != 2 or probabilities.shape[1] < 2 or not len(probabilities):
         raise ValueError(f"non-ME needs probabilities of shape (N, K) with K >= 2, not {tuple(probabilities.shape)}")
     if not ((probabilities >= 0).all() and ((probabilities.sum(1) - 1).abs() < 1e-3).all()):
         raise ValueError("non-ME needs probabilities that are not negative and sum to 1; of logits take non_me_score")
@@ -346,8 +349,8 @@ def threshold_at(held: Tensor | np.ndarray, false_positives: float) -> float:
     ValueError
         No scores, NaN, or a share out of range.
     """
-    ascending = np.sort(np.asarray(held, dtype=np.float64).ravel())
-    if not len(ascending) or np.isnan(ascending).any() or not (isinstance(false_positives, (int, float, np.number)) and 0 <= false_positives < 1):
+    ascending, false_positives = np.sort(score_array(held)), check_number(false_positives, "false_positives")
+    if not len(ascending) or np.isnan(ascending).any() or not 0 <= false_positives < 1:
         raise ValueError(
             f"a threshold needs held-out scores without NaN and a share in [0, 1), not {len(ascending)} scores and {false_positives!r}"
         )
@@ -889,7 +892,7 @@ def ranked(table: pd.DataFrame, score: str, held: Tensor | np.ndarray) -> pd.Dat
     ValueError
         No held-out scores, or NaN among them.
     """
-    ascending = np.sort(np.asarray(held, dtype=np.float64).ravel())
+    ascending = np.sort(score_array(held))
     if not len(ascending) or np.isnan(ascending).any():
         raise ValueError("ranks are taken among held-out scores, and there are none, or some are NaN")
     return table.assign(confidence=np.searchsorted(ascending, table[score].to_numpy(float)) / len(ascending))

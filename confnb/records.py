@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attack', 'Score', 'COLUMNS', 'APART', 'evaluate', 'save_table', 'evaluated', 'of_rows', 'Adapted', 'from_foolbox',
-           'from_torchattacks', 'binomial_interval', 'auc']
+           'from_torchattacks', 'binomial_interval', 'score_array', 'auc']
 
 # %% ../nbs/foundations/06_records.ipynb #ca2bbada
 import inspect
@@ -475,8 +475,14 @@ def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float
     return float(interval.low), float(interval.high)
 
 
-def _scores(values: Any) -> np.ndarray:
-    "Scores as float64 (N,)"
+def score_array(values: Any) -> np.ndarray:
+    """Scores of any real kind as float64 (N,).
+
+    Raises
+    ------
+    TypeError
+        They are no real numbers, or have no values.
+    """
     if isinstance(values, Tensor):
         values = check_values(values, "scores").detach().cpu().numpy() if values.dtype != torch.bfloat16 else values.float().cpu().numpy()
     found = np.asarray(values)
@@ -498,7 +504,7 @@ def auc(normal: Tensor | np.ndarray, adversarial: Tensor | np.ndarray) -> float:
     ValueError
         A sample is empty or holds NaN.
     """
-    a, b = map(_scores, (normal, adversarial))
+    a, b = map(score_array, (normal, adversarial))
     if not (len(a) and len(b)) or np.isnan(a).any() or np.isnan(b).any():
         raise ValueError("an AUC needs at least one normal and one adversarial score, and none may be NaN")
     from scipy.stats import rankdata

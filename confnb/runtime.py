@@ -169,11 +169,14 @@ def check_values(values: Tensor, name: str) -> Tensor:
     Raises
     ------
     TypeError
-        It is sparse, or on the meta device, where there are no values.
+        It is sparse.
+    ValueError
+        It is on the meta device, where there are no values.
     """
     if values.is_meta or values.layout != torch.strided:
         kind = "on the meta device, which holds no values" if values.is_meta else f"sparse ({values.layout})"
-        raise TypeError(f"{name} must be an ordinary tensor, but it is {kind}; make one with .to_dense() or on a real device")
+        wrong = ValueError if values.is_meta else TypeError
+        raise wrong(f"{name} must be an ordinary tensor, but it is {kind}; make one with .to_dense() or on a real device")
     return values
 
 

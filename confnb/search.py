@@ -540,8 +540,9 @@ def scored(model: nn.Module, objective: Objective, z: Tensor, batch_size: int = 
     TypeError, ValueError
         Bad points, or logits that are NaN or infinite.
     """
+    z = check_images(z)
     logits = predict(model, z, batch_size)
-    return Found(z, objective(logits, z), logits, torch.zeros(len(z), dtype=torch.int64, device=z.device))
+    return Found(z, objective(logits, z).detach(), logits, torch.zeros(len(z), dtype=torch.int64, device=z.device))
 
 
 def wrong_classes(y: Tensor, classes: int) -> Tensor:
@@ -1128,6 +1129,8 @@ def maximize(
     with borrow(model), channels_last(model) if autocast else nullcontext():
         parts, flat, broken = zip(*in_batches(work, len(x), batch_size), strict=True)
     _warn_of(torch.cat(flat), torch.cat(broken))
+    if bad := sum(int(part.value.isnan().sum()) for part in parts):
+        raise ValueError(f"the objective is NaN for {bad} of {len(x)} images, at the images themselves and wherever the search went; look for a division by zero in it")
     return replace(join(list(parts)), seconds=time.perf_counter() - began)
 
 # %% ../nbs/foundations/04_search.ipynb #e456a7f6
