@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .maxconfidence import as_ball, first_length, max_confidence
 from .records import binomial_interval
-from .runtime import check_images, check_labels, predict, streams
+from .runtime import check_number, check_seed, check_images, check_labels, predict, streams
 from .search import Adam, Ball, Found, Linf, LogConfidence, LogOdds, Margin, check_ball, fold, maximize, merge, scored, take
 
 # %% ../nbs/topics/20_hcnn.ipynb #7fe2f115
@@ -110,6 +110,9 @@ def each_label(
     _check_steps(steps)
     if not (isinstance(lam, (int, float, np.number)) and 0 <= lam < math.inf):
         raise ValueError(f"lambda, the confidence given up for a unit of distance, must be at least 0, not {lam!r}")
+    if not check_number(norm, "norm") >= 1:
+        raise ValueError(f"norm is the order of a norm, at least 1 (math.inf for the largest pixel), not {norm!r}")
+    seed = seed if isinstance(seed, Tensor) else check_seed(seed)
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
     target = torch.arange(classes, device=x.device).repeat(len(x))
@@ -178,7 +181,7 @@ def hcnn(model: nn.Module, x: Tensor, xi: float | Ball, lam: float, steps: int =
     `hcnn` definition 3 and algorithm 1.
     """
     found = best_label(each_label(model, x, xi, lam, steps, norm=norm, **settings))
-    penalty = lam * distance(found.x, x.to(found.x), norm) if lam else 0.0
+    penalty = lam * distance(found.x, x.detach().to(found.x), norm) if lam else 0.0
     return replace(found, value=found.logits.softmax(1).amax(1) - penalty)
 
 
@@ -313,6 +316,8 @@ def ncn(
     if not isinstance(weights, Sequence) or not weights or not all(isinstance(w, (int, float, np.number)) and w > 0 for w in weights) or list(weights) != sorted(weights):
         raise ValueError(f"the weights of the penalty must be positive and ascend, not {weights!r}")
     check_ball(ball, len(x))
+    if not check_number(norm, "norm") >= 1:
+        raise ValueError(f"norm is the order of a norm, at least 1 (math.inf for the largest pixel), not {norm!r}")
     classes = predict(model, x[:1]).shape[1]
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes)
     target = torch.arange(classes, device=x.device).repeat(len(x))

@@ -349,8 +349,8 @@ def threshold_at(held: Tensor | np.ndarray, false_positives: float) -> float:
     ValueError
         No scores, NaN, or a share out of range.
     """
-    ascending, false_positives = np.sort(score_array(held)), check_number(false_positives, "false_positives")
-    if not len(ascending) or np.isnan(ascending).any() or not 0 <= false_positives < 1:
+    ascending = np.sort(score_array(held))
+    if not len(ascending) or np.isnan(ascending).any() or not (isinstance(false_positives, (int, float, np.number)) and 0 <= false_positives < 1):
         raise ValueError(
             f"a threshold needs held-out scores without NaN and a share in [0, 1), not {len(ascending)} scores and {false_positives!r}"
         )
@@ -835,6 +835,8 @@ def max_score(
     """
     x, y = check_images(x), check_labels(y, len(x))
     ball = as_ball(ball, len(x))
+    if not math.isfinite(check_number(weight, "weight")):
+        raise ValueError(f"weight must be finite, not {weight}")
     sure = max_confidence(model, x, y, ball, seed=seed, batch_size=batch_size)
     found = _best_of(model, WrongAndNormal(y, score, weight), x, y, ball, score, [x, sure.x],
                      steps=steps, step_size=first_length(ball, 0.5), decay=0.02, batch_size=batch_size)

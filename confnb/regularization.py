@@ -141,7 +141,7 @@ def fooling_images(model: nn.Module, shape: Sequence[int], classes: int, steps: 
     -----
     Galloway, Taylor, Moussa (2018), section 4.2; Nguyen et al., Deep Neural Networks are Easily Fooled (2015).
     """
-    if not (isinstance(starts, (int, np.integer)) and starts >= 1):
+    if isinstance(starts, bool) or not (isinstance(starts, (int, np.integer)) and starts >= 1):
         raise ValueError(f"fooling images need a whole number of starts, at least 1 start, not {starts!r}")
     if not (isinstance(classes, (int, np.integer)) and classes >= 2):
         raise ValueError(f"fooling images need the number of classes, at least 2, not {classes!r}")
