@@ -39,7 +39,7 @@ from .plans import Plan, Topic, checkout, choose, devices, fit as fit, parameter
 from .store import store
 
 # %% ../nbs/90_reproduce.ipynb #3b998b7f
-_NUMBERLESS = {"_modidx", "reproduce", "gallery", "pages", "cluster", "plans", "store", "doctor"}  # modules that have no hand in a topic's numbers
+_NUMBERLESS = {"_modidx", "reproduce", "gallery", "pages", "plans", "store", "doctor"}  # modules that have no hand in a topic's numbers
 
 
 def _hash(thing: Any) -> str:
@@ -55,8 +55,9 @@ def _code(notebook: Path) -> list[str]:
 def _python(code: str) -> str:
     "A cell as Python: without what only IPython understands"
     lines, shell = [], re.compile(r"^(\s*)(?:[%!?].*|[\w.\[\]]+\?\??\s*$|[\w, ]+=\s*[%!].*)")
-    if code.lstrip().startswith("%%"):
-        return "pass"
+    if (stripped := code.lstrip()).startswith("%%"):
+        first, _, body = stripped.partition("\n")
+        return _python(body) if first.split()[0] in ("%%time", "%%timeit", "%%capture", "%%prun") else "pass"
     for line in code.splitlines():
         lines.append(shell.sub(r"\1pass", line))
     return "\n".join(lines)
@@ -66,6 +67,8 @@ def _syntax(code: str) -> str:
     "What counts of a piece of code: its syntax, and the text itself where it is no Python"
     from confnb.cache import syntax_of
 
+    if code.lstrip().startswith("%%"):
+        return code
     try:
         python = _python(code)
         return syntax_of(python) + "\n".join(a for a, b in zip(code.splitlines(), python.splitlines(), strict=False) if a != b)
@@ -772,7 +775,7 @@ def _result(future: Future, topic: Topic) -> Ran:
 def _held(out: Path) -> Iterator[None]:
     """Keeps other runs out of the folder; a killed run does not hold it."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
+    with (out / ".lock").open("a") as lock:  # whatever a file of that name holds, it stays
         try:
             import fcntl
 
@@ -819,7 +822,7 @@ def _begin(plan: Plan) -> None:
     out, figures = plan.folder, [i.id for t in plan.topics for i in identifiers_of(t.name)]
     files = [f"{folder}/{t.stem}.{kind}" for t in plan.topics for folder, kind in (("notebooks", "ipynb"), ("pages", "html"), ("logs", "log"), ("done", "json"))]
     refuse_foreign(out, [*PAGES, *files, *(f"figures/{i}.{kind}" for i in figures for kind in KINDS)], ours_in(out))
-    enter(out, *PAGES, *files)
+    enter(out, *ours_in(out), *PAGES, *files)
     for name in PAGES:
         (out / name).unlink(missing_ok=True)
 

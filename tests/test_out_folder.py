@@ -27,7 +27,7 @@ def run(root, out):
 
 def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
     out = checkout / "mydir"
-    mine = {"work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
+    mine = {".lock": "a lock of my own", "work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
     for name, text in mine.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
@@ -66,7 +66,7 @@ def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout):
     run(checkout, out)
     (out / p.MADE).unlink()
     before = {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")}
-    assert run(checkout, out)[1] == run(checkout, checkout / "fresh")[1]
+    assert (out / "manifest.json").exists() and run(checkout, out)[1] == run(checkout, checkout / "fresh")[1]
     assert {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")} == before
 
 

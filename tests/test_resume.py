@@ -206,6 +206,7 @@ def test_what_only_ipython_understands_stops_nothing(tmp_path, code):
 def test_comments_and_docstrings_are_no_change():
     assert r._syntax("def f():\n    'Says'\n    return 1  # one") == r._syntax("def f():\n    return 1") != r._syntax("def f():\n    return 2")
     assert r._syntax("x = !ls a") != r._syntax("x = !ls b")
+    assert r._syntax("%%time\nx = 1") != r._syntax("%%time\nx = 2") and r._imported("%%time\nfrom confnb.search import Linf", {"search": Path()}) == {"search"}
 
 
 def test_again_runs_what_is_finished(run, home):
