@@ -19,7 +19,7 @@ from confnb.maxconfidence import max_confidence
 from confnb.models import build
 from confnb.pages import Refusal
 from confnb.records import evaluate, from_foolbox, from_torchattacks
-from confnb.runtime import streams, uniform
+from confnb.runtime import generator, streams, uniform
 from confnb.search import Linf
 
 N = 23
@@ -70,6 +70,10 @@ def test_a_shard_that_counts_from_zero_would_start_elsewhere(subject):
     assert abs(whole[whole.attack == "a"].l2.to_numpy()[10:] - naive[naive.attack == "a"].l2.to_numpy()).max() > 1e-3
 
 
+def one_number(model, x, y, seed: int = 0):
+    return (x + 0.1 * torch.rand(x.shape, generator=generator(seed))).clamp(0, 1)
+
+
 def hidden_seed(model, x, y):
     return pgd(model, x, y, 0.1, steps=2, restarts=2)
 
@@ -89,6 +93,7 @@ def test_a_seed_that_nobody_sees_is_the_wholes_too(subject, shards, threads):
     foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
     hidden = {
         "lambda": lambda m, x, y: pgd(m, x, y, 0.1, 2), "def": hidden_seed, "object": Wrapped(hidden_seed), "keyword": partial(uniform_noise, ball=Linf(0.1), seed=9),
+        "partial": partial(from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4), batch_size=99), "own": one_number,
         "foolbox": from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4), "torchattacks": from_torchattacks(torchattacks.PGD, seed=4, eps=0.1, steps=2),
     }
     whole = evaluate(model, x, y, hidden)
