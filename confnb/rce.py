@@ -732,12 +732,10 @@ class ScoreOfMistake:
 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #b1290972
 def _without_harm(a: Tensor, b: Tensor) -> Tensor:
-    "Gradients a less what in them runs against b; zero where no more than rounding error is left"
+    "Gradients a less what in them runs against b"
     a_, b_ = a.flatten(1), b.flatten(1)
     against = (a_ * b_).sum(1, keepdim=True).clamp_max(0) / b_.square().sum(1, keepdim=True).clamp_min(1e-30)
-    left = a_ - against * b_
-    rounding = left.norm(dim=1, keepdim=True) < 1e-5 * a_.norm(dim=1, keepdim=True)
-    return torch.where(rounding, 0.0, left).reshape(a.shape)
+    return a - (against * b_).reshape(a.shape)
 
 
 @dataclass(frozen=True)
