@@ -9,7 +9,7 @@ __all__ = ['least_likely', 'fgsm', 'bim', 'ilcm', 'pgd', 'apgd', 'jsma', 'Carlin
 # %% ../nbs/foundations/05_attacks.ipynb #301d32f8
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -933,7 +933,10 @@ def constant_offset(model: nn.Module, x: Tensor, y: Tensor, offsets: float | Seq
     `passes` is 0; `value` is the log of the highest wrong-class probability.
     """
     x, y = _checked(x, y)
-    several = [float(offsets), -float(offsets)] if isinstance(offsets, (int, float, numbers.Real)) else list(offsets)
+    if isinstance(offsets, numbers.Real):
+        several = [float(offsets), -float(offsets)]
+    else:
+        several = list(offsets) if isinstance(offsets, Iterable) else [offsets]  # what is no number offset_logits refuses
     logits = offset_logits(model, x, several, batch_size)
     value = WrongConfidence(y.repeat_interleave(len(several)))(logits.flatten(0, 1)).reshape(len(x), -1)
     best, rows = value.argmax(1), torch.arange(len(x), device=x.device)

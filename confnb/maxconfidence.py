@@ -202,8 +202,8 @@ def admit(
 
     Raises
     ------
-    ValueError
-        The points have another shape than the images.
+    TypeError, ValueError
+        Bad images, labels or eps, or points that are none or have another shape than the images.
     """
     x, ball = check_images(x), as_ball(ball, len(x))
     y = check_labels(y, len(x))

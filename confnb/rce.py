@@ -26,7 +26,7 @@ from .attacks import CarliniWagner, cw_l2, search_c
 from .maxconfidence import as_ball, first_length, max_confidence
 from .models import outputs
 from .records import Score, score_array
-from .runtime import check_images, check_labels, check_number, chunks, device_of, generator
+from .runtime import check_images, check_labels, check_number, check_seed, chunks, device_of, generator, label_tensor
 from confnb.search import (
     Ball,
     Found,
@@ -148,8 +148,10 @@ def non_me(probabilities: Tensor) -> Tensor:
 
     Raises
     ------
+    TypeError
+        No tensor of floating point.
     ValueError
-        Not of shape (N, K), negative, NaN, or rows that do not sum to 1.
+        Not of shape (N, K), none at all, negative, NaN, or rows that do not sum to 1.
 
     Notes
     -----
@@ -186,6 +188,8 @@ def _check_vectors(features: Tensor, labels: Tensor, name: str) -> None:
     if not isinstance(features, Tensor) or features.ndim != 2 or not len(features):
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"features must be vectors of shape (N, D), N >= 1, such as confnb.models.features gives, not {shape}")
+    if features.is_complex() or features.is_meta:
+        raise ValueError(f"features must be real numbers that are at hand, not {features.dtype} on the device {features.device}")
     if not features.isfinite().all():
         raise ValueError("the features hold NaN or infinite values, and a density of them has no meaning")
     check_labels(labels, len(features), name=name)
@@ -198,7 +202,7 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
         raise ValueError(f"there is no training vector of class {missing[0]}; K-density needs some of every class")
     if per_class is not None and not (isinstance(per_class, (int, np.integer)) and per_class >= 1):
         raise ValueError(f"per_class is how many vectors of each class are kept, at least 1, not {per_class!r}")
-    order = torch.randperm(len(labels), generator=generator(seed)).to(labels.device)
+    order = torch.randperm(len(labels), generator=generator(seed), device="cpu").to(labels.device)
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
     return order if per_class is None else order[rank < per_class]
@@ -243,11 +247,13 @@ class KDensity(nn.Module):
         _check_vectors(features, labels, "labels")
         if not (isinstance(sigma2, (int, float, np.number)) and 0 < sigma2 < math.inf):
             raise ValueError(f"sigma2 is the kernel's bandwidth squared, positive and finite, not {sigma2!r}")
-        kept = _of_each_class(labels.long(), per_class, seed)
-        vectors = features.detach()[kept].double()
-        self.register_buffer("center", vectors.mean(0))
-        self.register_buffer("vectors", (vectors - self.center) / math.sqrt(sigma2))
-        self.register_buffer("labels", labels[kept].long())
+        with torch.inference_mode(False):  # the buffers must be able to take part in a gradient
+            features, labels = features.detach().clone(), labels.long().clone()
+            kept = _of_each_class(labels, per_class, seed)
+            vectors = features[kept].double()
+            self.register_buffer("center", vectors.mean(0))
+            self.register_buffer("vectors", (vectors - self.center) / math.sqrt(sigma2))
+            self.register_buffer("labels", labels[kept])
         self.sigma2, self.counts = float(sigma2), self.labels.bincount().tolist()
 
     @classmethod
@@ -315,7 +321,7 @@ def spread(features: Tensor, labels: Tensor, seed: int = 0) -> float:
     """
     kept = _of_each_class(labels.long(), 1000, seed)
     groups = features.detach()[kept].double().split(labels[kept].bincount().tolist())
-    within = torch.tensor([F.pdist(v).square().median() for v in groups if len(v) > 1])
+    within = torch.tensor([F.pdist(v).square().median() for v in groups if len(v) > 1], device="cpu")
     if not len(within) or not (middle := within.quantile(0.5).item()) > 0:
         raise ValueError("no class has two different vectors, so they have no spread; give sigma2 itself")
     return middle
@@ -397,12 +403,14 @@ def resample(n: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
 
     Raises
     ------
+    TypeError
+        `seed` is no whole number.
     ValueError
         No examples, or no draws.
     """
     if not (isinstance(n, (int, np.integer)) and isinstance(draws, (int, np.integer)) and n >= 1 and draws >= 1):
         raise ValueError(f"a bootstrap needs at least one example and one draw, whole numbers, not {n!r} and {draws!r}")
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    return np.random.default_rng(check_seed(seed)).multinomial(n, np.full(n, 1 / n), size=draws)
 
 
 def weighted_auc(normal: np.ndarray, adversarial: np.ndarray, of_normal: np.ndarray, of_adversarial: np.ndarray) -> np.ndarray:
@@ -493,12 +501,14 @@ class DensityGap(nn.Module):
         super().__init__()
         if not isinstance(eta, (int, float, np.number, Tensor, np.ndarray, Sequence)) or isinstance(eta, str):
             raise TypeError(f"eta must be a number, or a tensor with one for each class, not {type(eta).__name__}")
-        eta = torch.as_tensor(eta, dtype=torch.float64)
+        with torch.inference_mode(False):
+            eta = torch.as_tensor(eta, dtype=torch.float64, device=eta.device if isinstance(eta, Tensor) else "cpu").detach().clone()
         if eta.isnan().any() or eta.numel() not in (1, len(density.counts)) or eta.ndim > 1:
             raise ValueError(f"eta must be one number or one for each of {len(density.counts)} classes, and not NaN, not {eta.tolist()}")
         self.density = density
         self.eta: Tensor
-        self.register_buffer("eta", eta.expand(len(density.counts)).clone())
+        with torch.inference_mode(False):
+            self.register_buffer("eta", eta.expand(len(density.counts)).clone())
 
     def excess(self, features: Tensor, predicted: Tensor) -> Tensor:
         """-log KD - eta, (N,): positive for what stands out."""
@@ -533,13 +543,12 @@ def _aim(wrong: Any, logits: Tensor) -> Tensor:
     if isinstance(wrong, Lead):
         return torch.as_tensor(wrong.target, device=logits.device).expand(len(logits))
     label = torch.as_tensor(wrong.label, device=logits.device).expand(len(logits))
-    return logits.scatter(1, label[:, None], -torch.inf).argmax(1)
+    return logits.detach().scatter(1, label[:, None], -torch.inf).argmax(1)
 
 
 def _wrong_target(target: int | Tensor, y: Tensor, classes: int) -> Tensor:
     "The class (N,) to reach, which must be a wrong one"
-    target = torch.as_tensor(target, device=y.device)
-    target = check_labels(target.expand(len(y)) if target.ndim == 0 else target, len(y), classes, "targets")
+    target = label_tensor(target, len(y), classes, "targets", y.device)
     if same := int((target == y).sum()):
         raise ValueError(f"the target is the right label for {same} of {len(y)} examples; a targeted attack needs a wrong class")
     return target
@@ -666,7 +675,8 @@ def cw_white_box(
         raise ValueError(f"kappa is the margin of a mistake in logits, at least 0, not {kappa!r}")
     wrong = Margin(y) if target is None else Lead(_wrong_target(target, y, len(density.counts)))
     settings: dict[str, Any] = {"rounds": rounds, "steps": steps, "step_size": step_size, "c": c, "autocast": autocast, "batch_size": batch_size}
-    gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
+    with torch.inference_mode(False):
+        gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
     opening = cw_l2(model, x, y, target=target, kappa=kappa, **settings) if start is None else None
     best = search_c(
         model,
@@ -683,6 +693,7 @@ def cw_white_box(
 # %% ../nbs/topics/40_rce_kdensity.ipynb #9987ec93
 def _comes_last(logits: Tensor, label: Tensor) -> Tensor:
     "The same logits with the right class's lowered to the lowest of the others"
+    label = label.clone()  # it may have been made in inference mode
     others = logits.scatter(1, label[:, None], torch.inf).amin(1, keepdim=True)
     return logits.scatter(1, label[:, None], others)
 
@@ -732,10 +743,18 @@ class ScoreOfMistake:
 
 # %% ../nbs/topics/40_rce_kdensity.ipynb #b1290972
 def _without_harm(a: Tensor, b: Tensor) -> Tensor:
-    "Gradients a less what in them runs against b"
+    "Gradients a less what in them runs against b; zero where no more than rounding error is left"
     a_, b_ = a.flatten(1), b.flatten(1)
     against = (a_ * b_).sum(1, keepdim=True).clamp_max(0) / b_.square().sum(1, keepdim=True).clamp_min(1e-30)
-    return a - (against * b_).reshape(a.shape)
+    left = a_ - against * b_
+    rounding = left.norm(dim=1, keepdim=True) < 1e-5 * a_.norm(dim=1, keepdim=True)
+    return torch.where(rounding, 0.0, left).reshape(a.shape)
+
+
+def _slope(value: Tensor, z: Tensor) -> Tensor:
+    "The gradient of each value with respect to its point, zero where none comes back"
+    (slope,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True) if value.requires_grad else (None,)
+    return torch.zeros_like(z) if slope is None else slope
 
 
 @dataclass(frozen=True)
@@ -760,7 +779,7 @@ class OrthogonalSteps:
     def __call__(self, logits: Tensor, z: Tensor, features: Tensor) -> Tensor:
         margin = Margin(self.label)(logits)
         score = self.score(_comes_last(logits, self.label), features).to(logits)
-        towards, up = (torch.autograd.grad(v.sum(), z, retain_graph=True)[0] for v in (margin, score))
+        towards, up = _slope(margin, z), _slope(score, z)
         wrong = (margin > 0).reshape(-1, *[1] * (z.ndim - 1))
         direction = torch.where(wrong, _without_harm(up, towards), _without_harm(towards, up))
         return torch.where(margin > 0, score, margin).detach() + ((z - z.detach()) * direction).flatten(1).sum(1)

@@ -104,7 +104,7 @@ def _rows(
         "wrong_confidence": WrongConfidence(y)(logits).exp(),
         "l2": change.norm(dim=1),
         "linf": change.abs().amax(1),
-        "passes": found.passes if isinstance(found, Found) else torch.zeros(len(x), dtype=torch.int64),
+        "passes": found.passes if isinstance(found, Found) else torch.zeros(len(x), dtype=torch.int64, device=x.device),
         **{score: f(logits, features) for score, f in scores.items()},
     }
     table = pd.DataFrame({k: v.detach().cpu().numpy() for k, v in columns.items()})

@@ -507,7 +507,9 @@ def along_rays(model: nn.Module, x: Tensor, positions: Sequence[float], seed: in
         Bad images, or positions outside [0, 1].
     """
     x = check_images(x)
-    t = torch.as_tensor([] if positions is None else positions, dtype=torch.float32)
+    if isinstance(positions, str):
+        raise TypeError(f"positions on a ray are numbers in [0, 1], not {positions!r}")
+    t = torch.as_tensor([] if positions is None else positions, dtype=torch.float32, device="cpu")
     if not (t.ndim == 1 and len(t) and t.min() >= 0 and t.max() <= 1):
         raise ValueError(f"positions on a ray lie in [0, 1], not {positions}")
     ends = ray_ends(x, seed)
@@ -531,7 +533,7 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256
     Raises
     ------
     TypeError, ValueError
-        Bad images or labels.
+        Bad images or labels, or logits that are NaN, infinite or probabilities.
     """
     x, y, device = check_images(x), check_labels(y, len(x)), device_of(model)
 

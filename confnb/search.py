@@ -382,10 +382,10 @@ def _ask(objective: Objective, logits: Tensor, z: Tensor, hidden: Tensor | None)
     "The objective's values; one that says `hidden = True` is given the features as well"
     value = objective(logits, z, hidden) if getattr(objective, "hidden", False) else objective(logits, z)
     if not isinstance(value, Tensor):
-        raise TypeError(f"an objective must give a tensor with one number for each image, but gave {type(value).__name__}")
+        raise TypeError(f"an objective or a rank must give a tensor with one number for each image, but gave {type(value).__name__}")
     if value.shape != z.shape[:1]:
         raise ValueError(
-            f"an objective must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}"
+            f"an objective or a rank must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}"
         )
     return value
 
@@ -751,6 +751,7 @@ class Adam:
 
     def _change(self, gradient: Tensor, state: State, step: Step) -> Tensor:
         "Adam's direction, each value of order 1"
+        gradient = gradient.clamp(-1e18, 1e18)  # of which the square is finite
         state["mean"] = state["mean"].lerp(gradient, 1 - self.first_decay)
         state["square"] = state["square"].lerp(gradient.square(), 1 - self.second_decay)
         mean = state["mean"] / (1 - self.first_decay ** (step.number + 1))
@@ -1106,8 +1107,9 @@ def maximize(
     for thing in (objective, rank):
         _check_lengths(thing, len(x))
     _check_settings(x, ball, step_size, decay, start, stop, keep)
-    if not callable(objective) or isinstance(objective, type):
-        raise TypeError(f"an objective is called with (logits, z), as CrossEntropy(y) is; {objective!r} cannot be")
+    for name, thing in ("an objective", objective), ("a rank", rank or objective):
+        if not callable(thing) or isinstance(thing, type):
+            raise TypeError(f"{name} is called with (logits, z), as CrossEntropy(y) is; {thing!r} cannot be")
     if isinstance(rule, type) or not hasattr(rule, "first"):
         raise TypeError(f"a rule is an object such as Steepest(), not {rule!r}")
     steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")

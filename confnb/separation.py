@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .attacks import cw_linf
 from .maxconfidence import admit, as_ball, max_confidence
 from .records import binomial_interval
-from .runtime import check_whole, check_images, check_labels, streams
+from .runtime import check_images, check_labels, check_whole, streams
 from .search import Ball, Found, Linf, LogOdds, merge, take
 
 # %% ../nbs/topics/10_separation.ipynb #a69d3a4b
@@ -147,6 +147,8 @@ def confident_points(
     _check_p(p)
     ball = as_ball(ball, len(x))
     seeds, more, steps = streams(seed, len(x)), 1 - 0.99 * (1 - p), check_whole(steps, "steps")
+    if steps < 1:
+        raise ValueError(f"the search needs a budget of at least 1 step, not {steps}")
     if isinstance(ball, Linf):
         found = cw_linf(model, x, y, ball, more, steps, seed=seeds, batch_size=batch_size)
     else:

@@ -794,3 +794,9 @@ def test_whole_numbers_of_every_kind_are_counts_seeds_and_targets(attack, value)
     more = lambda v: {"steps": v, "target": v, "batch_size": v} | ({"seed": v, "restarts": v} if attack in ("pgd", "apgd", "cw_linf") else {}) | (  # noqa: E731
         {"rounds": v} if attack == "cw_l2" else {"polish": v} if attack == "cw_l2_fast" else {})
     assert torch.equal(run(tiny(), images(), y, **more(value)).x, run(tiny(), images(), y, **more(3)).x)
+
+
+@pytest.mark.parametrize("offsets", [None, 1j])
+def test_an_offset_that_is_no_number_is_refused(offsets):
+    with pytest.raises(ValueError, match="offsets are one or more numbers"):
+        constant_offset(tiny(), torch.rand(2, 1, 5, 5), torch.zeros(2, dtype=torch.int64), offsets)

@@ -483,6 +483,10 @@ BAD = {
     "xi below 0": (lambda: mcn(MODEL, X, -0.1), "xi is the radius"),
     "xi of bytes": (lambda: mcn(MODEL, X, 8.0), "0..255"),
     "xi nan": (lambda: mcn(MODEL, X, math.nan), "xi is the radius"),
+    "xi for each image": (lambda: mcn(MODEL, X, torch.full((6,), 0.1)), "xi is the radius"),
+    "norm nan": (lambda: hcnn(MODEL, X, 0.1, 0.1, norm=math.nan), "norm is the order of a norm, at least 1"),
+    "norm nan of ncn": (lambda: ncn(MODEL, X, 0.9, norm=math.nan), "norm is the order of a norm, at least 1"),
+    "weights nan": (lambda: ncn(MODEL, X, 0.9, weights=[math.nan]), "ascend"),
     "xi of words": (lambda: mcn(MODEL, X, "0.1"), "xi is the radius"),
     "no xi": (lambda: mcn(MODEL, X, None), "xi is the radius"),
     "no steps": (lambda: mcn(MODEL, X, 0.1, steps=0), "steps must be a whole number of at least 1, not 0"),
@@ -524,6 +528,21 @@ def test_bad_input_is_refused_in_words(case):
     call, words = BAD[case]
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: mcn(MODEL, X, 0.0, seed=math.nan), "seed must be a whole number"),
+    (lambda: hcnn(MODEL, X, 0.1, 0.1, norm=None), "norm must be a number"),
+    (lambda: ncn(MODEL, X, 0.9, norm="2"), "norm must be a number"),
+])
+def test_numbers_of_another_kind_are_refused_by_name(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+def test_a_result_requires_no_gradient_where_the_images_do():
+    found, same = (hcnn(MODEL, x, 0.1, 0.1, steps=1) for x in (X.clone().requires_grad_(), X))
+    assert not found.value.requires_grad and torch.equal(found.value, same.value)
 
 
 def test_a_shell_needs_a_model_and_a_search():

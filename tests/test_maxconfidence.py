@@ -797,6 +797,24 @@ def test_a_number_is_an_l_inf_radius():
     assert torch.equal(admit(model, x, LABELS, 0.1, x + 0.2).x, x)
 
 
+@pytest.mark.parametrize("change, error, sentence", [
+    ({"x": 255 * images()}, ValueError, "divide by 255"), ({"x": images() + torch.nan}, ValueError, "NaN or infinite"),
+    ({"x": images().numpy()}, TypeError, "images must be a torch.Tensor"), ({"x": images()[0]}, ValueError, r"shape \(N, C, H, W\)"),
+    ({"y": LABELS.float()}, TypeError, "integer class indices"), ({"y": LABELS[:2]}, ValueError, r"labels must have shape \(6,\)"),
+])
+def test_images_and_labels_are_checked_before_points_are_admitted(change, error, sentence):
+    with pytest.raises(error, match=sentence):
+        admit(**{"model": network(), "x": images(), "y": LABELS, "ball": Linf(0.1), "points": images()} | change)
+
+
+@pytest.mark.parametrize("kind, gets", [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+def test_admitted_points_are_pixels_of_the_images_precision_without_a_gradient(kind, gets):
+    x = nn.Parameter(images().to(kind))
+    for points in x, x.detach() + 1e-6:
+        found = admit(network(), x, LABELS, 0.1, points)
+        assert found.x.dtype == gets and not found.x.requires_grad and found.x.min() >= 0 and found.x.max() <= 1
+
+
 def test_points_and_lengths_of_another_kind_are_refused():
     model, x = network(), images()
     with pytest.raises(TypeError, match="points must be a tensor of images or a Found, not ndarray"):

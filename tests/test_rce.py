@@ -32,6 +32,7 @@ from confnb.rce import (
     ScoreOfMistake,
     WhiteBox,
     WrongAndNormal,
+    _without_harm,
     answers,
     confidence_at_the_border,
     confidence_score,
@@ -55,7 +56,7 @@ from confnb.rce import (
 )
 from confnb.records import auc, evaluate
 from confnb.runtime import generator, predict
-from confnb.search import Linf, Margin, Nearest
+from confnb.search import Linf, Margin, Nearest, NoGradient
 from confnb.training import Recipe, accuracy, fit, smooth_labels
 
 images = partial(toys.images, side=4)
@@ -409,6 +410,13 @@ V, L = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     (lambda: label_family(L, 3, None), "lam"),
     (lambda: label_family(L, None, 0.5), "lam"),
     (lambda: label_family(L, 3, math.nan), "lam"),
+    (lambda: KDensity(V * 1j, L, 1.0), "features must be real"),
+    (lambda: KDensity(V.to("meta"), L, 1.0), "features must be real numbers that are at hand"),
+    (lambda: KDensity(V, L, 1.0)(V * 1j, L), "features must be real"),
+    (lambda: non_me(None), "non-ME needs a floating-point tensor"),
+    (lambda: non_me(np.full((2, 2), 0.5)), "non-ME needs a floating-point tensor"),
+    (lambda: non_me(torch.tensor([[1, 0]])), "non-ME needs a floating-point tensor"),
+    (lambda: non_me(torch.ones(0, 2)), "shape"),
     (lambda: threshold_at([], 0.05), "threshold"),
     (lambda: threshold_at([1.0, math.nan], 0.05), "threshold"),
     (lambda: threshold_at([1.0], 1.0), "threshold"),
@@ -562,6 +570,7 @@ def test_ranks_put_every_undetected_mistake_above_every_detected_one():
     ({"rounds": 0}, "round"), ({"rounds": None}, "round"), ({"steps": 2.5}, "step"), ({"kappa": None}, "kappa"), ({"weight": "1"}, "weight"), ({"eta": None}, "eta"),
     ({"c": 0.0}, "c is"), ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label for 8 of 8"),
     ({"target": 1}, "right label for 2 of 8"), ({"target": torch.arange(3)}, "targets must have shape"), ({"target": 7}, "targets must be class indices"),
+    ({"target": "cat"}, "targets must be integer class indices"), ({"target": 2.0}, "targets must be integer class indices"),
 ])
 def test_white_box_refuses_from_any_start(change, error, start):
     model, x, y, density, eta = setup()
@@ -657,6 +666,57 @@ def test_orthogonal_steps_do_not_undo_the_other_goal():
         assert rows.any() and (dot(step, other)[rows] >= -1e-4 * step.flatten(1).norm(dim=1)[rows] * other.flatten(1).norm(dim=1)[rows]).all()
         torch.testing.assert_close(step[rows][~against], own[rows][~against], rtol=1e-4, atol=1e-5)
         assert (dot(step, own)[rows] >= 0).all()
+
+
+def test_what_rounding_leaves_of_a_gradient_is_no_direction():
+    b = normal(20, 1, 4, 4)
+    assert (_without_harm(-3.7 * b, b) == 0).all()  # it runs against b altogether
+    a = -3.7 * b + 1e-3 * normal(20, 1, 4, 4, seed=1)
+    assert (_without_harm(a, b).flatten(1).norm(dim=1) > 1e-4).all() and torch.equal(_without_harm(b, b), b)
+
+
+def test_orthogonal_steps_stay_where_no_gradient_comes_back():
+    model, x, y, density, _ = setup()
+    for deaf in nn.Sequential(Deaf(), model), nn.Sequential(nn.Flatten(), Still(), nn.Linear(16, 4).requires_grad_(False)):
+        with pytest.warns(NoGradient):
+            found = orthogonal_pgd(deaf, x, y, 0.1, confidence_score, steps=2)
+        assert torch.equal(found.x, x)
+
+
+class Deaf(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+class Still(nn.Module):
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("attack", [
+    lambda model, x, y, density: max_score(model, x, y, 0.2, DensityScore(density), steps=2),
+    lambda model, x, y, density: orthogonal_pgd(model, x, y, 0.2, DensityScore(density), steps=2),
+    lambda model, x, y, density: cw_white_box(model, x, y, density, torch.zeros(4), rounds=2, steps=3),
+])
+def test_a_detector_made_and_attacked_in_inference_mode_is_the_same(attack):
+    model, x, y, _, _ = setup()
+    known, labels = images(20, seed=1), torch.arange(20) % 4
+    plain = attack(model, x, y, KDensity(features(model, known), labels, 1.0))
+    with torch.inference_mode():
+        found = attack(model, x.clone(), y.clone(), KDensity(features(model, known.clone()), labels.clone(), 1.0))
+    assert torch.equal(found.x, plain.x) and torch.equal(found.value, plain.value)
+
+
+def test_a_detector_does_not_hang_on_the_default_device():
+    with torch.device("meta"):
+        density = KDensity(V, L, 1.0)
+    assert torch.equal(density(V, L), KDensity(V, L, 1.0)(V, L))
+
+
+def test_vectors_that_require_a_gradient_are_kept_without_it_and_scored_with_it():
+    v = V.clone().requires_grad_()
+    density = KDensity(v, L, 1.0)
+    assert not any(b.requires_grad for b in density.buffers()) and density(v, L).requires_grad and not density(V, L).requires_grad
 
 
 def test_ranks_make_a_success_fail_curve_of_the_detector():

@@ -497,3 +497,10 @@ def test_a_table_knows_the_text_of_a_users_files(tmp_path, monkeypatch):
         wraps = {"plain": module.move, "held": module.Held(module.move), "partial": partial(module.move)}
         seen[step] = [evaluated(network(), x, y, {"a": f}).linf.max() for f in wraps.values()] + [evaluated(module.Net(), x, y).confidence.max()]
     assert all(a != b for a, b in zip(*seen.values(), strict=True))
+
+
+def test_a_table_does_not_ask_for_the_default_device():
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    with torch.device("meta"):
+        table = evaluate(model, x, y, {"same": lambda model, x, y: x})
+    assert (table.passes == 0).all() and len(table) == 6

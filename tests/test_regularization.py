@@ -138,7 +138,7 @@ def test_one_step_of_ascent_is_a_sign_step():
 
 
 def test_fooling_needs_a_start():
-    for starts in 0, 1.5, None:
+    for starts in 0, 1.5, None, True:
         with pytest.raises(ValueError, match="at least 1 start"):
             fooling_images(small(), (1, 8, 8), 4, starts=starts)
     with pytest.raises(ValueError, match="the shape of an image is .C, H, W., not None"):
@@ -397,6 +397,32 @@ def test_a_detached_model_has_no_gradients():
             return super().forward(x.detach())
 
     assert zero_gradients(Detached(8), images(2, 8), torch.tensor([0, 1])).eq(1).all()
+
+
+@pytest.mark.parametrize("answer, sentence", [(lambda z: z * torch.nan, "NaN or infinite"), (lambda z: z / 0, "NaN or infinite"), (lambda z: z.softmax(1), "gives probabilities")])
+def test_gradients_of_what_are_no_logits_are_not_counted(answer, sentence):
+    class Other(Cut):
+        def forward(self, x):
+            return answer(super().forward(x))
+
+    with pytest.raises(ValueError, match=sentence):
+        zero_gradients(Other(64), images(5, 8), torch.zeros(5, dtype=torch.long))
+
+
+def test_gradients_are_counted_for_images_and_labels_made_in_inference_mode():
+    x, y = images(3, 8), torch.tensor([0, 1, 2])
+    with torch.inference_mode():
+        made = x.clone(), y.clone()
+    assert torch.equal(zero_gradients(Cut(32), *made), zero_gradients(Cut(32), x, y))
+
+
+def test_positions_on_a_ray_are_numbers_wherever_tensors_are_made():
+    model, x = small(), images(2, 8)
+    with pytest.raises(TypeError, match="positions on a ray are numbers"):
+        along_rays(model, x, "0")
+    with torch.device("meta"):
+        found = along_rays(model, x, [0.0, 1.0])
+    assert torch.equal(found, along_rays(model, x, [0.0, 1.0]))
 
 
 class Blind(torch.autograd.Function):

@@ -1541,3 +1541,22 @@ def test_a_compiled_model_is_searched_as_the_model_itself(device):
         torch.testing.assert_close(fast.x, plain.x, atol=1e-5, rtol=0)
         assert torch.equal(fast.passes, plain.passes)
     assert all(p.requires_grad for p in model.parameters()) and not model.training
+
+
+@pytest.mark.parametrize("rank", ["margin", Margin])
+def test_a_rank_that_cannot_be_called_is_refused(rank):
+    with pytest.raises(TypeError, match="a rank is called with"):
+        maximize(tiny(), Margin(labels()), images(), BOX, 1, rank=rank)
+
+
+@pytest.mark.parametrize("rule", [Adam(), Adam("tanh")])
+def test_adam_goes_on_where_the_square_of_a_gradient_is_infinite(rule):
+    model, x, y = tiny(), images(), labels()
+    huge = lambda logits, z: 1e30 * Margin(y)(logits, z)  # noqa: E731
+    found = maximize(model, huge, x, Linf(0.1), 3, rule=rule, start="here", keep="last")
+    assert found.x.isfinite().all() and ((found.x - x).abs() > 1e-3).flatten(1).any(1).all()
+
+
+def test_a_rank_of_another_shape_is_called_one():
+    with pytest.raises(ValueError, match="an objective or a rank must give one number for each of 5"):
+        maximize(tiny(), Margin(labels()), images(), BOX, 1, rank=lambda logits, z: logits.sum())

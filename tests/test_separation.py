@@ -426,6 +426,8 @@ X, Y = images(3), torch.tensor([0, 1, 2])
     ({"level": 95}, ValueError, "level is the probability"),
     ({"level": 1.0}, ValueError, "level is the probability"),
     ({"steps": 0}, ValueError, "budget of at least 1 step"),
+    ({"steps": 0, "ball": L2(0.5)}, ValueError, "budget of at least 1 step"),
+    *(({"steps": steps, "ball": ball}, TypeError, "steps must be a whole number") for steps in (math.nan, 2.5, "3", None) for ball in (Linf(0.1), L2(0.5))),
     ({"ball": "0.1"}, TypeError, "ball must be a set such as"),
     ({"ball": 8.0}, ValueError, "0..255"),
     ({"p": None}, ValueError, "p is a confidence"),
