@@ -32,6 +32,7 @@ from confnb.runtime import (
     reduced,
 )
 from confnb.search import (
+    as_ball,
     BOX,
     DDN,
     L0,
@@ -48,7 +49,6 @@ from confnb.search import (
     Objective,
     OneFeature,
     WrongConfidence,
-    check_ball,
     gradient_at,
     maximize,
     merge,
@@ -66,12 +66,6 @@ def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
             of = "" if name == "steps" else f" ({name})"
             raise ValueError(f"an attack needs a budget of at least 1 step, not {value}{of}")
     return x, check_labels(y, len(x))
-
-
-def _ball(ball: Ball | float | Tensor, n: int) -> Ball:
-    ball = Linf(ball) if isinstance(ball, (int, float, numbers.Real, Tensor)) else ball
-    check_ball(ball, n)
-    return ball
 
 
 def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
@@ -194,7 +188,7 @@ def bim(
     `rce` section 2.3 (10 steps).
     """
     x, y = _checked(x, y, steps=steps)
-    ball = _ball(ball, len(x))
+    ball = as_ball(ball, len(x))
     size = ball.eps / int(steps) if step_size is None else step_size
     found = maximize(
         model, _loss(y, target), x, ball, steps, size, start="here", keep="last", batch_size=batch_size
@@ -279,7 +273,7 @@ def pgd(
         model,
         _loss(y, target),
         x,
-        _ball(ball, len(x)),
+        as_ball(ball, len(x)),
         steps,
         step_size,
         restarts,
@@ -329,7 +323,7 @@ def apgd(
     x, y = _checked(x, y, steps=steps)
     objective = (_wrong if margin else _loss)(y, target)
     found = maximize(
-        model, objective, x, _ball(ball, len(x)), steps, None, restarts, seed, rule=Halving(), batch_size=batch_size
+        model, objective, x, as_ball(ball, len(x)), steps, None, restarts, seed, rule=Halving(), batch_size=batch_size
     )
     return with_confidence(found, y)
 
@@ -778,7 +772,7 @@ def cw_linf(
     model is sure. Their objective, the lead of a wrong class over the right one, does not ask for confidence; this one does.
     """
     x, y = _checked(x, y, steps=steps)
-    ball = _ball(ball, len(x))
+    ball = as_ball(ball, len(x))
     if not isinstance(ball, Linf) or not 0 < check_number(p, "p") <= 1:
         raise ValueError(f"cw_linf needs an L-inf ball and a confidence p in (0, 1], not {ball} and {p}")
     sure = WrongConfidence(y) if target is None else _loss(y, target)
@@ -831,7 +825,7 @@ def uniform_noise(
     """
     x = check_images(x)
     y = check_labels(y, len(x))
-    draws, ball = check_count(draws, "draws"), _ball(ball, len(x))
+    draws, ball = check_count(draws, "draws"), as_ball(ball, len(x))
     return with_confidence(
         maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y
     )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 import confnb
 from .pages import Refusal, need
-from .records import Adapted, Attack, Score, evaluate, of_rows
+from .records import Attack, Score, draws_for_all, evaluate, of_rows
 from .runtime import check_images, check_labels, chunks, part_of_whole
 
 # %% ../nbs/87_cluster.ipynb #594d896c
@@ -178,22 +177,13 @@ def evaluate_sharded(
     y, n = check_labels(y, len(x)), len(x)
     if shards < 1:
         raise ValueError(f"shards must be at least 1, not {shards}")
-    cut = {name: a for name, a in attacks.items() if not _whole_only(a)}
+    cut = {name: a for name, a in attacks.items() if not draws_for_all(a)}
     work = [(model, x[rows], y[rows], {k: of_rows(a, n, rows) for k, a in cut.items()}, scores, batch_size, rows.start) for rows in chunks(n, -(-n // shards))]
     work += [(model, x, y, {name: a}, scores, batch_size, 0) for name, a in attacks.items() if name not in cut]
     waiting = [submit(_shard, *arguments) for arguments in work] if submit else ()
     tables = [f.result() for f in waiting] if submit else [_shard(*arguments) for arguments in work]
     pieces = len(work) - len(attacks) + len(cut)
     return pd.concat([t[t.attack == name] for name in ("clean", *attacks) for t in (tables[:pieces] if name == "clean" else tables)], ignore_index=True)
-
-
-def _whole_only(attack: Any) -> bool:
-    "Whether an attack draws for a whole batch: one of another library, also within a partial or a wrapper, or one whose seed is a single number"
-    inner = attack.func if isinstance(attack, partial) else getattr(attack, "attack", None)
-    if isinstance(attack, Adapted) or inner is not None and _whole_only(inner):
-        return True
-    seed = inspect.signature(attack).parameters.get("seed") if callable(attack) else None
-    return seed is not None and seed.annotation is not seed.empty and "Tensor" not in str(seed.annotation)
 
 
 _drawing_globally = threading.Lock()  # attacks of other libraries put the global generators where they want them
@@ -203,7 +193,7 @@ def _shard(
     model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack], scores: Mapping[str, Score] | None, batch_size: int, first: int
 ) -> pd.DataFrame:
     "The table of one shard, whose first example is number `first`; a model of its own, for threads share nothing that they change"
-    alone = _drawing_globally if any(map(_whole_only, attacks.values())) else nullcontext()
+    alone = _drawing_globally if any(map(draws_for_all, attacks.values())) else nullcontext()
     with part_of_whole(first, len(x)), alone:
         table = evaluate(deepcopy(model), x, y, attacks, scores, batch_size)
     return table.assign(index=table["index"] + first)

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .maxconfidence import as_ball, first_length, max_confidence
+from .maxconfidence import first_length, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, check_number, check_seed, predict, streams
-from .search import Adam, Ball, Found, Linf, LogConfidence, LogOdds, Margin, check_ball, fold, maximize, merge, scored, take
+from .search import as_ball, Adam, Ball, Found, Linf, LogConfidence, LogOdds, Margin, check_ball, fold, maximize, merge, scored, take
 
 # %% ../nbs/topics/20_hcnn.ipynb #7fe2f115
 @dataclass(frozen=True)

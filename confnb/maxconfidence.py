@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Optimizer', 'SURE', 'OPENING', 'HOPEFUL', 'FINISH', 'SETTLED', 'RACE', 'AT_ONCE', 'success_fail', 'at',
-           'plot_success_fail', 'as_ball', 'first_length', 'admit', 'bundle', 'every_class', 'most_confident', 'Round',
-           'race', 'max_confidence', 'public_recipe', 'threshold_for', 'robust_error']
+           'plot_success_fail', 'first_length', 'admit', 'bundle', 'every_class', 'most_confident', 'Round', 'race',
+           'max_confidence', 'public_recipe', 'threshold_for', 'robust_error']
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #ffaa4bc0
 import math
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attacks import uniform_noise
 from .runtime import check_images, check_labels, chunks, device_of, predict, reduced, streams
-from .search import L0, Ball, Found, Linf, check_ball, fold, LogConfidence, WrongConfidence, join, maximize, merge, scored, take, with_confidence, wrong_classes
+from .search import L0, Ball, Found, as_ball, fold, LogConfidence, WrongConfidence, join, maximize, merge, scored, take, with_confidence, wrong_classes
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #cfd81d8e
 def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -162,19 +162,6 @@ Optimizer = Callable[..., Found | Tensor]
 SURE = math.log(1 - 1e-6)  # a log-probability above which a target is done
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #ec94ecd4
-def as_ball(ball: Ball | float | Tensor, n: int) -> Ball:
-    """Return the set `ball` for `n` images; a number (or one for each image) stands for the L-inf ball of that radius.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No set and no number, a radius out of range, or radii for another number of images.
-    """
-    ball = Linf(ball) if isinstance(ball, (int, float, Tensor)) else ball
-    check_ball(ball, n)
-    return ball
-
-
 def first_length(ball: Ball, share: float = 1.0) -> float | Tensor:
     """Return `share` of the set's radius as the length of a first step; `L0` counts values, and a step of 8 is long for any of them."""
     length = share * ball.eps

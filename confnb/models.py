@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'Normalize', 'PerImageStandardize', 'Residual', 'model_a', 'madry_mnist', 'PreactUnit',
            'GlobalAverage', 'preact_resnet', 'wide_resnet', 'three_layer_cnn', 'resnet18', 'seeded', 'build',
-           'logits_and_features', 'outputs', 'features', 'save_weights', 'load_weights']
+           'logits_and_features', 'outputs', 'features', 'save_weights', 'is_pickle', 'load_weights']
 
 # %% ../nbs/foundations/02_models.ipynb #d2a80ad1
 import inspect
@@ -457,8 +457,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         save_file(tensors, f)
 
 
-def _is_pickle(path: str | Path) -> bool:
-    "Whether the file begins as torch.save's zip or as a pickle of protocol 2 to 5 does, and not as safetensors, a length and a brace"
+def is_pickle(path: str | Path) -> bool:
+    """Whether the file begins as torch.save's zip or as a pickle of protocol 2 to 5 does, and not as safetensors, a length and a brace."""
     with open(path, "rb") as f:
         head = f.read(9)
     return head[:4] == b"PK\x03\x04" or head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"
@@ -477,7 +477,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     try:
         tensors = load_file(path)
     except SafetensorError as e:
-        if _is_pickle(path):
+        if is_pickle(path):
             raise ValueError(
                 f"{Path(path).name} is a pickle, which can run any code when it is opened, so it is not; if you trust it, "
                 "model.load_state_dict(torch.load(path, weights_only=True)) and then save_weights(model, ...)"

@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import CarliniWagner, cw_l2, search_c
-from .maxconfidence import as_ball, first_length, max_confidence
+from .maxconfidence import first_length, max_confidence
 from .models import outputs
 from .records import Score, score_array
 from .runtime import check_images, check_labels, check_number, check_seed, chunks, device_of, generator, label_tensor
 from confnb.search import (
+    as_ball,
+    gradient_or_zero,
     Ball,
     Found,
     Lead,
@@ -751,12 +753,6 @@ def _without_harm(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(rounding, 0.0, left).reshape(a.shape)
 
 
-def _slope(value: Tensor, z: Tensor) -> Tensor:
-    "The gradient of each value with respect to its point, zero where none comes back"
-    (slope,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True) if value.requires_grad else (None,)
-    return torch.zeros_like(z) if slope is None else slope
-
-
 @dataclass(frozen=True)
 class OrthogonalSteps:
     """A number (N,) whose gradient is the orthogonal step: towards a mistake where there is none, else up the score.
@@ -779,7 +775,7 @@ class OrthogonalSteps:
     def __call__(self, logits: Tensor, z: Tensor, features: Tensor) -> Tensor:
         margin = Margin(self.label)(logits)
         score = self.score(_comes_last(logits, self.label), features).to(logits)
-        towards, up = _slope(margin, z), _slope(score, z)
+        towards, up = (gradient_or_zero(v, z, keep_graph=True) for v in (margin, score))
         wrong = (margin > 0).reshape(-1, *[1] * (z.ndim - 1))
         direction = torch.where(wrong, _without_harm(up, towards), _without_harm(towards, up))
         return torch.where(margin > 0, score, margin).detach() + ((z - z.detach()) * direction).flatten(1).sum(1)

@@ -24,7 +24,7 @@ from .data import Data
 from .quantization import quantize, quantize_weight
 from .records import binomial_interval
 from .runtime import borrow, check_images, check_labels, check_logits, device_of, generator, in_batches, logits_of, predict, streams, uniform
-from .search import BOX, CrossEntropy, Found, LogConfidence, maximize
+from .search import BOX, CrossEntropy, Found, LogConfidence, gradient_or_zero, maximize
 from .training import CrossEntropyLoss, Loss, label_smoothing_pairing
 
 # %% ../nbs/topics/50_regularization_quantization.ipynb #8a038695
@@ -539,9 +539,8 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256
 
     def work(s: slice) -> Tensor:
         z = x[s].to(device).detach().clone().requires_grad_()
-        loss = CrossEntropy(y[s].to(device).clone())(check_logits(logits_of(model, z))).sum()
-        (gradient,) = torch.autograd.grad(loss, z, allow_unused=True) if loss.requires_grad else (None,)
-        gradient = torch.zeros_like(z) if gradient is None else gradient
+        loss = CrossEntropy(y[s].to(device).clone())(check_logits(logits_of(model, z)))
+        gradient = gradient_or_zero(loss, z)
         return ((gradient == 0) | ~gradient.isfinite()).flatten(1).float().mean(1).to(x.device)
 
     with borrow(model):

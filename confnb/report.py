@@ -48,7 +48,7 @@ from .data import Data, load, stratified_order
 from .doctor import device_name, versions
 from .hcnn import rejection_table
 from .maxconfidence import admit, at, max_confidence, robust_error, success_fail, threshold_for
-from .models import Normalize, features, load_weights, outputs, seeded
+from .models import Normalize, features, is_pickle, load_weights, outputs, seeded
 from .pages import Refusal, near, writable
 from .plots import STYLE, show_images
 from .rce import DensityScore, KDensity, confidence_score, non_me_score, threshold_at
@@ -65,7 +65,7 @@ from confnb.records import (
 from .regularization import calibration_error, reliability
 from .cache import fingerprint, remember
 from .runtime import borrow, check_images, device_of, in_batches, logits_of, pick_device, predict, streams
-from .search import BOX, L0, L2, Ball, CrossEntropy, Found, Linf, NoGradient
+from .search import BOX, L0, L2, Ball, CrossEntropy, Found, Linf, NoGradient, gradient_or_zero
 
 # %% ../nbs/80_report.ipynb #3f743fdf
 def _near(name: str, names: Sequence[str]) -> str:
@@ -258,7 +258,7 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
     "The model with the weights of a safetensors file"
     if not path.is_file():
         raise Refusal(f"--weights {path} is not there")
-    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl") or _pickled(path):
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl") or is_pickle(path):
         raise Refusal(
             f"--weights {path.name} is a pickle, or looks like one, and reading a pickle runs the code in it. If you trust the file, convert it once: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
@@ -267,13 +267,6 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
         return load_weights(model, path)
     except (ValueError, RuntimeError) as e:
         raise Refusal(f"--weights: {e}") from e
-
-
-def _pickled(path: Path) -> bool:
-    "Whether a file begins as pickles do; safetensors begin with the length of a header, in eight bytes that may be any, and its brace"
-    with path.open("rb") as f:
-        head = f.read(9)
-    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and head[8:] != b"{")
 
 
 def check_model(model: nn.Module, data: Data) -> None:
@@ -703,10 +696,7 @@ def flat_share(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) ->
 
     def work(s: slice) -> Tensor:
         z = x[s].to(device).clone().requires_grad_()
-        loss, gradient = CrossEntropy(y[s].to(device))(logits_of(model, z.clone())), None
-        if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss.sum(), z, allow_unused=True)
-        g = torch.zeros_like(z).flatten(1) if gradient is None else gradient.flatten(1)
+        g = gradient_or_zero(CrossEntropy(y[s].to(device))(logits_of(model, z)), z).flatten(1)
         return ((g == 0).all(1) | ~g.isfinite().all(1)).cpu()
 
     with borrow(model):

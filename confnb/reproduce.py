@@ -821,8 +821,9 @@ def _begin(plan: Plan) -> None:
     "Refuses a folder in which something of somebody else's is in the way; takes away the pages that will be made anew"
     out, figures = plan.folder, [i.id for t in plan.topics for i in identifiers_of(t.name)]
     files = [f"{folder}/{t.stem}.{kind}" for t in plan.topics for folder, kind in (("notebooks", "ipynb"), ("pages", "html"), ("logs", "log"), ("done", "json"))]
-    refuse_foreign(out, [*PAGES, *files, *(f"figures/{i}.{kind}" for i in figures for kind in KINDS)], ours_in(out))
-    enter(out, *ours_in(out), *PAGES, *files)
+    ours = ours_in(out)
+    refuse_foreign(out, [*PAGES, *files, *(f"figures/{i}.{kind}" for i in figures for kind in KINDS)], ours)
+    enter(out, *ours, *PAGES, *files)
     for name in PAGES:
         (out / name).unlink(missing_ok=True)
 

@@ -6,10 +6,12 @@
 __all__ = ['BOX', 'Ball', 'Objective', 'State', 'Linf', 'L2', 'L0', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin',
            'Lead', 'LogOdds', 'Nearest', 'take', 'move', 'Found', 'alive', 'distortion', 'join', 'merge', 'fold',
            'with_confidence', 'scored', 'wrong_classes', 'step_lengths', 'Step', 'Task', 'Rule', 'Steepest', 'Halving',
-           'Adam', 'DDN', 'OneFeature', 'gradient_at', 'NoGradient', 'maximize', 'check_ball']
+           'Adam', 'DDN', 'OneFeature', 'gradient_or_zero', 'gradient_at', 'NoGradient', 'maximize', 'check_ball',
+           'as_ball']
 
 # %% ../nbs/foundations/04_search.ipynb #0c0a72c8
 import math
+import numbers
 import time
 import warnings
 from collections.abc import Callable
@@ -885,6 +887,24 @@ def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tens
     return _ask(task.rank or task.objective, logits, z, hidden)
 
 # %% ../nbs/foundations/04_search.ipynb #b0274763
+def gradient_or_zero(value: Tensor, z: Tensor, keep_graph: bool = False) -> Tensor:
+    """The gradient at the points `z` (N, ...) of their values (N,), as it is; zero where none comes back.
+
+    Parameters
+    ----------
+    value
+        one number for each point
+    z
+        the points, which require a gradient
+    keep_graph
+        whether another gradient will be asked of the same computation
+    """
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True, retain_graph=keep_graph)
+    return torch.zeros_like(z) if gradient is None else gradient
+
+
 def gradient_at(value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient at the points `z` (N, ...) of their values (N,), and whose is NaN or infinite somewhere (N,); there it counts as zero.
 
@@ -895,11 +915,7 @@ def gradient_at(value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     z
         the points, which require a gradient
     """
-    gradient = None
-    if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
-    if gradient is None:
-        gradient = torch.zeros_like(z)
+    gradient = gradient_or_zero(value, z)
     broken = ~gradient.isfinite().flatten(1).all(1)
     return gradient.nan_to_num(0.0, 0.0, 0.0), broken
 
@@ -1196,6 +1212,19 @@ def check_ball(ball: Ball, n: int) -> None:
         such = f"Linf({ball}) or L2({ball}), not {type(ball).__name__}" if number else f"Linf(8/255), not {ball!r} of type {type(ball).__name__}"
         raise TypeError(f"ball must be a set such as {such}")
     _check_lengths(ball, n)
+
+
+def as_ball(ball: Ball | float | Tensor, n: int) -> Ball:
+    """The set `ball` for `n` images; a number (or one for each image) stands for the L-inf ball of that radius.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No set and no number, a radius out of range, or radii for another number of images.
+    """
+    ball = Linf(ball) if isinstance(ball, (int, float, numbers.Real, Tensor)) else ball
+    check_ball(ball, n)
+    return ball
 
 
 def _check_lengths(thing: Any, n: int) -> None:

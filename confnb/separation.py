@@ -18,10 +18,10 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from .attacks import cw_linf
-from .maxconfidence import admit, as_ball, max_confidence
+from .maxconfidence import admit, max_confidence
 from .records import binomial_interval
 from .runtime import check_images, check_labels, check_whole, streams
-from .search import Ball, Found, Linf, LogOdds, merge, take
+from .search import as_ball, Ball, Found, Linf, LogOdds, merge, take
 
 # %% ../nbs/topics/10_separation.ipynb #a69d3a4b
 def confident(logits: Tensor, p: float) -> Tensor:
