@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .attacks import uniform_noise
-from .runtime import check_images, check_labels, chunks, device_of, predict, reduced, streams
+from .runtime import check_count, check_images, check_labels, chunks, device_of, predict, reduced, streams
 from .search import L0, Ball, Found, as_ball, fold, LogConfidence, WrongConfidence, join, maximize, merge, scored, take, with_confidence, wrong_classes
 
 # %% ../nbs/topics/30_maxconfidence.ipynb #cfd81d8e
@@ -465,10 +465,7 @@ def max_confidence(
     x = check_images(x)
     classes = predict(model, x[:1]).shape[1]
     y = check_labels(y, len(x), classes)
-    if not (isinstance(restarts, (int, np.integer)) and restarts >= 1):
-        raise ValueError(f"restarts must be a whole number of at least 1, not {restarts!r}")
-    if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
-        raise ValueError(f"a batch size must be a whole number of at least 1, not {batch_size!r}")
+    restarts, batch_size = check_count(restarts, "restarts"), check_count(batch_size, "batch_size")
     if optimizer is not None and not callable(optimizer):
         raise TypeError(f"an optimizer is called as optimizer(model, objective, x, ball, seed=...), which {type(optimizer).__name__} cannot be")
     ball = as_ball(ball, len(x))

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from confnb import records
 from confnb.attacks import pgd
 from confnb.cache import fingerprint
 from confnb.maxconfidence import bundle, max_confidence
@@ -504,3 +505,25 @@ def test_a_table_does_not_ask_for_the_default_device():
     with torch.device("meta"):
         table = evaluate(model, x, y, {"same": lambda model, x, y: x})
     assert (table.passes == 0).all() and len(table) == 6
+
+
+def test_a_model_that_answers_otherwise_in_other_batches_is_remembered(monkeypatch):
+    "as dynamic int8 models do, whose scale is that of the whole batch"
+    x, y = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    torch.manual_seed(0)
+
+    class WholeBatch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)) * (1 + len(x) / 10)
+
+    model, attack = WholeBatch(), {"pgd": partial(pgd, ball=Linf(0.1), steps=2)}
+    first = evaluated(model, x, y, attack)
+    monkeypatch.setattr(records, "save_table", None)  # no table is made again
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = evaluated(model, x, y, attack)
+    pd.testing.assert_frame_equal(first, again)

@@ -117,7 +117,7 @@ FUNCTIONS = {
     "quantize": F(lambda model, x, **s: predict(quantization.quantize(model, first_last=True, **s), x), "model x", "w a g", "copies", w=2),
     "quantize_weight": F(lambda bits: quantization.quantize_weight(pixels(4, (5,)), bits), "", "bits", bits=2),
     "non_me": F(rce.non_me, "", "probabilities", probabilities=torch.full((2, 3), 1 / 3)),
-    "KDensity": F(lambda y, vectors, sigma2=1.0, per_class=None: rce.KDensity(vectors, y, sigma2, per_class)(vectors, y), "y", "vectors sigma2 per_class", vectors=pixels(N, (5,))),
+    "KDensity": F(lambda y, vectors, sigma2=1.0, per_class=None: rce.KDensity(vectors, y, sigma2, per_class)(vectors, y).detach(), "y", "vectors sigma2 per_class", vectors=pixels(N, (5,))),
     "threshold_at": F(lambda scores, level: rce.threshold_at(scores, 1 - level if isinstance(level, (int, float)) else level), "", "scores level", scores=np.ones(3), level=0.9),
     "auc": F(lambda scores: records.auc(scores, np.zeros(3)), "", "scores", scores=np.ones(3)),
     "binomial_interval": F(lambda hits, level: records.binomial_interval(hits, 10, level), "", "hits level", hits=3, level=0.9),

@@ -344,7 +344,7 @@ def verdict(case: Case) -> Outcome:
     except Exception as e:
         refused = "clear" if expect != "good" or isinstance(e, Warning) else "refused"
         what = "own" if its_own(e, case) else refused if ours(e) else "unclear"
-        if what == "clear" and (other := blamed(str(e), case)):
+        if what == "clear" and not isinstance(e, Warning) and (other := blamed(str(e), case)):
             return Outcome(case, "unclear", "", f"blames {other}: {str(e)[:150]}")
         if what != "unclear" and (changed := difference(before, state(a))):
             return Outcome(case, "wrong", "", f"after a refusal, changed: {changed}")
