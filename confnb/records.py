@@ -225,8 +225,11 @@ def _told_apart(table: pd.DataFrame, answers: _Answers, y: Tensor, attack: dict[
     clean = table.confidence.to_numpy()[: len(answers.x)][answers.rows]
     if np.allclose(clean, answers.confidence, rtol=0, atol=APART[0]):
         return {}
-    again = [_attack_again(table, name, function, answers, y) for name, function in attack.items()]
-    return {"answers": answers.confidence.tolist()} | {"again": found.tolist() for found in again if found is not None}
+    told = {"answers": answers.confidence.tolist()}
+    for name, function in attack.items():
+        if (found := _attack_again(table, name, function, answers, y)) is not None:
+            told["again"] = found.tolist()
+    return told
 
 
 def _attack_again(table: pd.DataFrame, name: str, attack: Attack, answers: _Answers, y: Tensor) -> np.ndarray | None:
