@@ -480,7 +480,7 @@ def pages(root: Path, out: str | Path) -> Path:
             for name, text in made.items():
                 write_text(out / name, text)
     except KeyboardInterrupt:
-        print(f"confnb: stopped; the pages in {out} are whole but not all new, and the same command makes them all", file=sys.stderr)
+        print(f"confnb: stopped; every page that lies in {out} is whole, and the same command makes the rest", file=sys.stderr)
         raise
     return out / "index.html"
 
