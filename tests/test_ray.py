@@ -122,7 +122,7 @@ def lambdas():
     a = of_foolbox(4)
     return {
         "closure": lambda m, x, y: a(m, x, y), "default": lambda m, x, y, b=(a,): b[0](m, x, y), "dictionary": partial(lambda m, x, y, of: of["a"](m, x, y), of={"a": a}),
-        "nested": lambda m, x, y: [a(*of) for of in [(m, x, y)]][0], "imported": lambda m, x, y: imported(m, x, y), "named": lambda m, x, y: from_torchattacks(torchattacks.PGD, seed=4, steps=2)(m, x, y),
+        "nested": lambda m, x, y: [a(*of) for of in [(m, x, y)]][0], "imported": lambda m, x, y: imported(m, x, y), "named": lambda m, x, y: from_torchattacks(torchattacks.PGD, seed=4, steps=2)(m, x, y),  # noqa: F821
         "method": Wrapped(lambda m, x, y: a(m, x, y)).__call__,
     }
 
@@ -146,9 +146,9 @@ def test_what_is_this_librarys_own_is_cut(subject):
     model, x, y = subject
     sizes, fixed = [], partial(pgd, ball=Linf(0.1), steps=1, seed=5)
 
-    def counting(m, x, y, of={"a": [Wrapped(fixed)], "b": pd.DataFrame, "c": torch}):
+    def counting(m, x, y, of=([Wrapped(fixed)], pd.DataFrame, torch)):
         sizes.append(len(x))
-        return of["a"][0](m, x, y)
+        return of[0][0](m, x, y)
 
     evaluate_sharded(model, x, y, {"a": counting, "b": lambda m, x, y: hidden_seed(m, x, y)}, shards=3)
     assert sizes == [8, 8, 7]
