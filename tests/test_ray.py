@@ -80,6 +80,9 @@ def hidden_seed(model, x, y):
     return pgd(model, x, y, 0.1, steps=2, restarts=2)
 
 
+torchattacks = None  # where it is installed, the test below puts it here
+
+
 class Wrapped:
     def __init__(self, attack):
         self.attack = attack
@@ -122,7 +125,7 @@ def lambdas():
     a = of_foolbox(4)
     return {
         "closure": lambda m, x, y: a(m, x, y), "default": lambda m, x, y, b=(a,): b[0](m, x, y), "dictionary": partial(lambda m, x, y, of: of["a"](m, x, y), of={"a": a}),
-        "nested": lambda m, x, y: [a(*of) for of in [(m, x, y)]][0], "imported": lambda m, x, y: imported(m, x, y), "named": lambda m, x, y: from_torchattacks(torchattacks.PGD, seed=4, steps=2)(m, x, y),  # noqa: F821
+        "nested": lambda m, x, y: [a(*of) for of in [(m, x, y)]][0], "imported": lambda m, x, y: imported(m, x, y), "named": lambda m, x, y: from_torchattacks(torchattacks.PGD, seed=4, steps=2)(m, x, y),
         "method": Wrapped(lambda m, x, y: a(m, x, y)).__call__,
     }
 
@@ -144,9 +147,9 @@ def test_a_lambda_that_hides_an_attack_of_another_library_is_not_cut(subject, na
 
 def test_what_is_this_librarys_own_is_cut(subject):
     model, x, y = subject
-    sizes, fixed = [], partial(pgd, ball=Linf(0.1), steps=1, seed=5)
+    sizes, held = [], ([Wrapped(partial(pgd, ball=Linf(0.1), steps=1, seed=5))], pd.DataFrame, torch)
 
-    def counting(m, x, y, of=([Wrapped(fixed)], pd.DataFrame, torch)):
+    def counting(m, x, y, of=held):
         sizes.append(len(x))
         return of[0][0](m, x, y)
 
