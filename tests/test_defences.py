@@ -67,6 +67,14 @@ class Saturated(Defence):
         return 20 * torch.tanh(2 * self.model(x))
 
 
+class NearlySaturated(Defence):
+    "Its outputs differ, but by no more than a few roundings of their size"
+
+    def forward(self, x):
+        z = self.model(x)
+        return 20 * torch.tanh(2 * z) + 6e-6 * z
+
+
 class Scaled(Defence):
     def forward(self, x):
         return 1e4 * self.model(x)
@@ -116,7 +124,7 @@ class Winners(Defence):
         return x
 
 
-DEFENCES = [NanBackward, ZeroBackward, FourLevels, FourLevelsStraightThrough, Saturated, Scaled, Distilled, RandomInput, InPlace, BatchStatistics, Shattered, Winners]
+DEFENCES = [NanBackward, ZeroBackward, FourLevels, FourLevelsStraightThrough, Saturated, NearlySaturated, Scaled, Distilled, RandomInput, InPlace, BatchStatistics, Shattered, Winners]
 
 
 def by_hand(defence, x, y):
@@ -154,6 +162,7 @@ def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits
         (ZeroBackward, ["the loss has gradients", "in the whole box nearly every image has a confident mistake"]),
         (FourLevels, ["no attack stood still", "in the whole box nearly every image has a confident mistake"]),
         (Saturated, ["no answer is a tie"]),
+        (NearlySaturated, ["no answer is a tie"]),
         (Scaled, ["no attack stood still"]),
         (RandomInput, ["the same answer twice"]),
         (BatchStatistics, ["the same answer in another batch"]),

@@ -1,6 +1,7 @@
 """A command writes into a folder that somebody names, and replaces or removes only what an earlier call has made there."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -111,3 +112,61 @@ def test_offline_pages_replace_only_their_own(checkout):
 @pytest.mark.parametrize("name, stays", [("figures/a.csv", True), ("a", True), ("../a", False), ("/etc/passwd", False), ("", False), ("a/../../b", False)])
 def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
     assert p.inside(name) == stays
+
+
+def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout):
+    out, site = checkout / "later", checkout / "later-site"
+    run(checkout, out)
+    p.pages(checkout, site)
+    for folder, again in (out, lambda: run(checkout, out)), (site, lambda: p.pages(checkout, site)):
+        again()
+        (folder / "index.html").write_text("<h1>my own page</h1>")
+        with pytest.raises(p.Refusal, match="index.html was not made by confnb and would be lost; name another folder"):
+            again()
+        assert (folder / "index.html").read_text() == "<h1>my own page</h1>"
+
+
+def of_the_first_edition(folder):
+    "Pages as they were before they named their generator, and before there was a list of them"
+    (folder / p.MADE).unlink()
+    for page in folder.rglob("*.html"):
+        page.write_text(page.read_text().replace('<meta name="generator" content="confnb">\n', ""))
+
+
+def test_offline_pages_of_the_first_edition_are_known_by_their_style(checkout):
+    out = checkout / "old-site"
+    front = p.pages(checkout, out)
+    of_the_first_edition(out)
+    assert "generator" not in front.read_text() and "generator" in p.pages(checkout, out).read_text()
+    of_the_first_edition(out)
+    front.write_text(front.read_text().replace(":root { color-scheme: light dark; ", ":root { "))
+    with pytest.raises(p.Refusal, match="index.html was not made by confnb"):
+        p.pages(checkout, out)
+
+
+def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout):
+    out = checkout / "first-run"
+    run(checkout, out)
+    of_the_first_edition(out)
+    with pytest.raises(p.Refusal, match="index.html was not made by confnb"):
+        p.pages(checkout, out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
+@pytest.mark.parametrize("holder", [lambda out: p.alone(out), lambda out: r._held(out)], ids=["pages", "reproduce"])
+def test_pages_wait_for_nobody_at_work_in_their_folder(checkout, tmp_path, holder):
+    out = tmp_path / "site"
+    with holder(out), pytest.raises(p.Refusal, match="another run is at work in .*site; wait for it, or name another folder"):
+        p.pages(checkout, out)
+    assert p.pages(checkout, out).exists()
+
+
+def test_pages_that_are_stopped_say_so(checkout, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(p, "page", stop)
+    with pytest.raises(KeyboardInterrupt):
+        p.pages(checkout, tmp_path / "site")
+    said = capsys.readouterr().err
+    assert said.startswith("confnb: stopped; ") and said.count("\n") == 1 and not (tmp_path / "site").exists()

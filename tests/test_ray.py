@@ -1,6 +1,7 @@
 """Topics and shards as tasks on a real Ray cluster of two nodes, one of which is killed in the middle; and shards that give the same table."""
 
 import os
+import socket
 import threading
 import time
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from test_resume import WAIT, project, tables
 
+from confnb import cluster as cluster_module
 from confnb import reproduce as r
 from confnb.attacks import pgd, uniform_noise
 from confnb.cluster import evaluate_sharded, local, on_ray, stopping
@@ -78,6 +80,9 @@ def hidden_seed(model, x, y):
     return pgd(model, x, y, 0.1, steps=2, restarts=2)
 
 
+torchattacks = None  # where it is installed, the test below puts it here
+
+
 class Wrapped:
     def __init__(self, attack):
         self.attack = attack
@@ -105,6 +110,64 @@ def test_a_seed_that_nobody_sees_is_the_wholes_too(subject, shards, threads):
     assert_frame_equal(cut, whole, rtol=1e-4, atol=1e-5)
 
 
+def imported(model, x, y):
+    import foolbox
+
+    return from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4)(model, x, y)
+
+
+def of_foolbox(seed):
+    return from_foolbox(pytest.importorskip("foolbox").attacks.LinfPGD(steps=2), 0.1, seed=seed)
+
+
+def lambdas():
+    "Lambdas that hide an attack of another library: in what they close over, take by default, name, import, or call another function for"
+    a = of_foolbox(4)
+    return {
+        "closure": lambda m, x, y: a(m, x, y), "default": lambda m, x, y, b=(a,): b[0](m, x, y), "dictionary": partial(lambda m, x, y, of: of["a"](m, x, y), of={"a": a}),
+        "nested": lambda m, x, y: [a(*of) for of in [(m, x, y)]][0], "imported": lambda m, x, y: imported(m, x, y), "named": lambda m, x, y: from_torchattacks(torchattacks.PGD, seed=4, steps=2)(m, x, y),
+        "method": Wrapped(lambda m, x, y: a(m, x, y)).__call__,
+    }
+
+
+@pytest.mark.parametrize("name", ["closure", "default", "dictionary", "nested", "imported", "named", "method"])
+def test_a_lambda_that_hides_an_attack_of_another_library_is_not_cut(subject, name, monkeypatch):
+    monkeypatch.setitem(globals(), "torchattacks", pytest.importorskip("torchattacks"))
+    model, x, y = subject
+    hidden, sizes = lambdas()[name], []
+
+    def counting(m, x, y):
+        sizes.append(len(x))
+        return hidden(m, x, y)
+
+    cut = evaluate_sharded(model, x, y, {"a": counting}, shards=3)
+    assert sizes == [N]
+    assert_frame_equal(cut, evaluate(model, x, y, {"a": counting}), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_this_librarys_own_is_cut(subject):
+    model, x, y = subject
+    sizes, held = [], ([Wrapped(partial(pgd, ball=Linf(0.1), steps=1, seed=5))], pd.DataFrame, torch)
+
+    def counting(m, x, y, of=held):
+        sizes.append(len(x))
+        return of[0][0](m, x, y)
+
+    evaluate_sharded(model, x, y, {"a": counting, "b": lambda m, x, y: hidden_seed(m, x, y)}, shards=3)
+    assert sizes == [8, 8, 7]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_attack_that_was_made_for_the_very_model_is_made_with_it(subject, threads):
+    model, x, y = subject
+    torchattacks = pytest.importorskip("torchattacks")
+    made = torchattacks.PGD(model, eps=0.1, steps=2)
+    chosen = {"instance": from_torchattacks(made, seed=4), "lambda": lambda m, x, y: from_torchattacks(made, seed=4)(m, x, y), "pgd": attacks(y)["pgd"]}
+    with local(max(threads, 1)) as submit:
+        cut = evaluate_sharded(model, x, y, chosen, shards=3, submit=submit if threads else None)
+    assert_frame_equal(cut, evaluate(model, x, y, chosen), rtol=1e-4, atol=1e-5)
+
+
 def test_an_attack_that_draws_for_some_of_its_examples_is_refused(subject):
     def some(model, x, y):
         return torch.cat([uniform(streams(0, len(x) // 2), x[: len(x) // 2]), x[len(x) // 2 :]])
@@ -121,6 +184,24 @@ def test_a_cluster_where_nobody_listens_is_refused_at_once():
         with pytest.raises(Refusal, match="there is no Ray cluster at"), on_ray(address):
             pass
         assert time.monotonic() - began < 30
+
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silence", "ssh", "http"])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_open_port_that_is_not_rays_is_refused_soon(says, scheme, monkeypatch):
+    monkeypatch.setattr(cluster_module, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def greet():
+            with server.accept()[0] as connection:
+                connection.sendall(says)
+                connection.settimeout(20)
+                while connection.recv(100):  # until the other side has enough
+                    pass
+
+        threading.Thread(target=greet, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(Refusal, match="there is no Ray cluster at .* start one with"):
+            cluster_module._ray(f"{scheme}127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < 10  # Ray itself takes a while to load
 
 
 

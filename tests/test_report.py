@@ -435,6 +435,18 @@ def odd(model, digits, **given):
     return " / ".join(found.tables["checks"].query("~fine").name), found
 
 
+class Sure(Saturated):
+    "A model that is right with a confidence that rounds to 1, its gradients still there"
+
+    def forward(self, x):
+        return 6 * self.model(x)
+
+
+def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
+    said = {kind: [s for s in odd(kind(small_model), digits)[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
+    assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
+
+
 def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     names, found = odd(small_model, digits, attacks=["noise", "maxconfidence"])
     assert names == "" and found.summary[-1] == "No sign that the attacks failed." and len(found.tables["checks"]) == 12
@@ -577,6 +589,16 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits)
     for p in (cache_dir() / "notes").glob("*"):
         p.unlink()
     assert alone(small_model, digits, leaving).manifest["outside"] == {"mine": 20}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
+    "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
+    for _ in "computed", "from the cache":
+        found = r.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"]}, detectors={}, out="mine")
+        said = found.tables["warnings"]
+        assert set(said.attack) == {r.ELSEWHERE} and "NoGradient" in set(said.kind) and said.says.str.match(r"at 0\.\d+, |at 1, ").all()
+        assert any(s.startswith(f"{r.ELSEWHERE} warned (NoGradient): at ") for s in found.summary) and r.ELSEWHERE in found.page.read_text()
 
 
 # gradients
