@@ -93,18 +93,63 @@ def test_side_by_side_with_the_cores_divided(run, home):
         assert mine == [*own, "done"]
 
 
-def test_second_call_runs_nothing_and_leaves_the_same(run, home):
+def test_second_call_runs_nothing_and_leaves_the_same(run, home, monkeypatch):
     plan, *_ = run
     before, said = tables(plan.out), []
     (plan.out / "pages/10_separation.html").unlink()
-    began = time.monotonic()
+    monkeypatch.setattr(r, "_papermill", None)  # nothing could be run
     assert r.reproduce(plan, said.append) == []
-    assert time.monotonic() - began < 15
     assert len(counted(home)) == 2 and tables(plan.out) == before
     assert [line.split()[1:3] for line in said] == [["finished", "before"]] * 2
     told = json.loads((plan.out / "manifest.json").read_text())
     assert told["missing"] == [] and all(t["reused"] and t["seconds"] > 0 for t in told["topics"].values())
     assert "finished by an earlier call" in (plan.out / "index.html").read_text() and (plan.out / "pages/10_separation.html").exists()
+
+
+def odd(part, value):
+    "The stamp with another value in one place"
+    def told(before):
+        stamp = json.loads(before)
+        (stamp["ran"] if part in stamp["ran"] else stamp)[part] = value
+        return json.dumps(stamp).encode()
+
+    return told
+
+
+ODD = [("key", []), ("key", {"code": 3}), ("files", []), ("files", {}), ("files", {"notebooks/10_separation.ipynb": 3}), ("ran", []), ("page", 7),
+       ("published", ["man-T1"]), ("published", {"man-T1": "soon"}), ("published", {"man-T1": float("nan")}), ("foreign", 3), ("taken", [{}]),
+       ("began", {"a": 1}), ("began", ["x"]), ("seconds", None), ("seconds", [1]), ("error", 3), ("device", {}), ("threads", "2"),
+       ("ran", {"seconds": 1, "error": None, "published": {}, "foreign": [], "surprise": 1})]  # fmt: skip
+
+
+@pytest.mark.parametrize("part, value", ODD)
+def test_a_stamp_of_odd_types_counts_for_nothing(run, home, part, value):
+    plan, *_ = run
+    undo = changed(home / "runs/digits/done/10_separation.json", odd(part, value))
+    try:
+        assert r.stale(plan, plan.topics[0]) == "it was not finished before" and r._taken(plan, plan.topics[1]) == set()
+    finally:
+        undo()
+    assert r.stale(plan, plan.topics[0]) is None
+
+
+def test_a_stamp_of_a_hundred_thousand_brackets_counts_for_nothing(run, home):
+    plan, *_ = run
+    undo = changed(home / "runs/digits/done/10_separation.json", lambda _: b"[" * 100_000)
+    try:
+        assert r.stale(plan, plan.topics[0]) == "it was not finished before"
+    finally:
+        undo()
+
+
+@pytest.mark.parametrize("told", [[], {"kind": "table", "caption": "c", "files": []}, {"kind": "table", "caption": "c", "files": {"csv": 3}},
+                                  {"files": {}}, {"kind": "table", "caption": "c", "files": {"csv": "../../secret.csv"}}])  # fmt: skip
+def test_a_description_of_odd_types_describes_nothing(tmp_path, told):
+    plan = r.Plan(tmp_path, "digits", [], {"separation": {}}, {}, Path("out"), where=tmp_path)
+    (tmp_path / "out/figures").mkdir(parents=True)
+    (tmp_path / "secret.csv").write_text("x")
+    (tmp_path / "out/figures/man-T1.json").write_text(json.dumps(told))
+    assert r._entry(plan, r.Ran(r.Topic("separation", Path("10_separation.ipynb")), 1, None, {"man-T1": 1.0}, []), "man-T1", 1.0) is None
 
 
 def changed(path, text):
@@ -161,6 +206,65 @@ def test_parameters_library_versions_and_device_count(run, home, tmp_path, monke
     monkeypatch.setattr(r, "versions", lambda: {"torch": "0"})
     monkeypatch.setattr(r, "devices", lambda _: "cuda (another)")
     assert r.stale(plan, plan.topics[0]) == "changed since: library, versions, device"
+
+
+def ran_with(root, monkeypatch, during):
+    "A plan whose topic was run, as far as its stamp says, while `during` happened"
+    monkeypatch.chdir(root)
+    plan = r.plan(root, ["separation"])
+    key = r.key_of(plan, plan.topics[0])
+    monkeypatch.setattr(r, "_execute", lambda *_: [during(), 0][1])
+    assert r.run_topic(plan, plan.topics[0], key=key).error is None
+    return plan
+
+
+def test_data_that_change_while_a_topic_runs_are_stamped_as_they_were(tmp_path, monkeypatch):
+    root = project(tmp_path)
+    plan = ran_with(root, monkeypatch, lambda: (root / "separation.npz").write_bytes(b"other data"))
+    assert r.stale(plan, plan.topics[0]) == "changed since: data"
+    (root / "steady").mkdir()
+    plan = ran_with(project(root / "steady"), monkeypatch, lambda: None)
+    assert r.stale(plan, plan.topics[0]) is None
+
+
+def test_data_that_a_topic_fetches_are_stamped_as_they_came(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONFNB_DATA", str(tmp_path / "data"))
+    root = project(tmp_path)
+    (root / "nbs/profiles/digits.yaml").write_text("data: mnist\n")
+    plan = ran_with(root, monkeypatch, lambda: [(root / "data/MNIST/raw").mkdir(parents=True), (root / "data/MNIST/raw/x").write_bytes(b"x")])
+    assert r.stale(plan, plan.topics[0]) is None
+    (root / "data/MNIST/raw/x").write_bytes(b"other")
+    assert r.stale(plan, plan.topics[0]) == "changed since: data"
+
+
+def test_very_many_files_are_one_hash_and_each_counts(tmp_path, monkeypatch):
+    for n in range(6):
+        (tmp_path / f"data/{n % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"data/{n % 2}/{n}.png").write_bytes(b"x")
+    each = r._files(tmp_path / "data", tmp_path, {})
+    assert [f[:2] for f in each] == [[f"data/{n % 2}/{n}.png", 1] for n in (0, 2, 4, 1, 3, 5)]
+    (tmp_path / "data/0/self").symlink_to(tmp_path / "data")
+    assert r._files(tmp_path / "data", tmp_path, {}) == each
+    monkeypatch.setattr(r, "MANY", 3)
+    before = r._files(tmp_path / "data", tmp_path, {})
+    assert len(before) == 1 and before[0][:2] == ["data", 6] and r._files(tmp_path / "data", tmp_path, {}) == before
+    for n in range(6):
+        path = tmp_path / f"data/{n % 2}/{n}.png"
+        undo = changed(path, lambda b: b + b"!")
+        assert r._files(tmp_path / "data", tmp_path, {})[0][2] != before[0][2]
+        undo()
+    assert r._files(tmp_path / "data", tmp_path, {}) == before
+
+
+def test_a_data_set_is_listed_once_for_a_grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path))
+    listed, below = [], r._below
+    monkeypatch.setattr(r, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
+    plans = r.plan_sweep(tmp_path, ["separation"], ["steps=1,2,3"], "digits", [], None)
+    monkeypatch.setattr(r, "stale", lambda *_: None)
+    monkeypatch.setattr(r, "_reused", lambda plan, topic: r.Ran(topic, 1.0, None, {}, [], reused=True))
+    r.run_all(plans, r.View(lambda _: None), r.Means())
+    assert listed == ["separation.npz"]
 
 
 NAMED = {"mnist": "MNIST/raw/t10k-images-idx3-ubyte", "fashion-mnist": "FashionMNIST/raw/x", "cifar10": "cifar-10-batches-py/test_batch", "svhn": "test_32x32.mat",
@@ -221,6 +325,87 @@ def test_a_folder_takes_one_run_at_a_time(run):
     with r._held(plan.folder), pytest.raises(r.Refusal, match="another run is at work"):
         r.reproduce(plan)
     assert (plan.out / "index.html").exists()
+
+
+def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path))
+    plans = r.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
+    with r._held(plans["steps=2"].folder), pytest.raises(r.Refusal, match="another run is at work in .*steps=2"):
+        r.sweep(plans, Path("runs/digits-sweep"))
+    assert counted_or_none(tmp_path) == []
+
+
+def counted_or_none(root):
+    return counted(root) if (root / "ran.txt").exists() else []
+
+
+@pytest.mark.parametrize("name", ["figures", "notebooks", "logs", "done", "logs/10_separation.log", r.WORK])
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, monkeypatch, name):
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+    place = root / "runs/digits" / name
+    place.parent.mkdir(parents=True)
+    place.symlink_to(root / "elsewhere")
+    with pytest.raises(r.Refusal, match=f"{name} is a link that leads out of"):
+        r.reproduce(r.plan(root, ["separation"]))
+    assert not (root / "elsewhere").exists() and counted_or_none(root) == []
+
+
+def first_edition(root):
+    "The folder of a run that the first edition was stopped in"
+    out, stem = root / "old", "10_separation"
+    stamp = {"key": {}, "ran": {"seconds": 1.0, "error": None, "published": {"man-T1": 0.5}, "foreign": []}, "files": {}, "page": ""}
+    told = {"id": "man-T1", "kind": "figure", "caption": "c", "files": {"png": "man-T1.png"}}
+    files = {f"done/{stem}.json": json.dumps(stamp), f"notebooks/{stem}.ipynb": json.dumps({"metadata": {"papermill": {"parameters": {}}}}),
+             f"pages/{stem}.html": "", f"logs/{stem}.log": "Input Notebook:  nbs/topics\n", "logs/30_maxconfidence.log": "", "figures/man-T1.json": json.dumps(told),
+             "figures/man-T1.png": "", ".lock": "", f"{r.WORK}/{stem}-1/x": ""}
+    for name, text in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    return out, {n for n in files if not n.startswith(".")}
+
+
+def test_a_run_of_the_first_edition_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    root = project(tmp_path)
+    monkeypatch.chdir(root)
+    out, files = first_edition(root)
+    assert r.ours_in(out) == files
+    r._begin(r.plan(root, [], out=out))
+    assert files < r.ours_in(out) and (out / r.MADE).exists()
+
+
+@pytest.mark.parametrize("name, text", [("notes.txt", "mine"), ("figures/mc-F1a.png", "mine"), ("notebooks/20_hcnn.ipynb", '{"metadata": {}}'),
+                                        ("notebooks/20_hcnn.ipynb", "[]"), ("logs/mine.log", "my log"), ("done/x.json", "[1]"), ("pages/mine.html", ""),
+                                        ("figures/holiday.json", '{"kind": "figure", "caption": "c", "files": {}}'), ("deep/logs/x.log", "")])  # fmt: skip
+def test_one_foreign_file_and_such_a_folder_is_nobody_s_to_take(tmp_path, name, text):
+    out, _ = first_edition(tmp_path)
+    (out / name).parent.mkdir(exist_ok=True, parents=True)
+    (out / name).write_text(text)
+    assert r.ours_in(out) == set()
+
+
+def test_a_log_is_read_on_and_not_again(tmp_path, monkeypatch):
+    log, line = tmp_path / "x.log", "Executing Cell {}---\n"
+    log.write_text("Input Notebook: a\n" + line.format(1) + "Executing Cell 2")
+    assert r._cells_begun(log, "a") == 2
+    with log.open("a") as f:
+        f.write("---\n" + line.format(3) + "Execu")
+    assert r._cells_begun(log, "a") == 3 and r._cells_begun(log, "a") == 3
+    with log.open("r+b") as f:
+        f.write(b"x" * 40)  # what was read already is not looked at
+    with log.open("a") as f:
+        f.write("ting Cell 4---\n")
+    assert r._cells_begun(log, "a") == 4
+    log.write_text(line.format(1) * 9)
+    assert r._cells_begun(log, "b") == 9 and r._cells_begun(tmp_path / "none", "b") == 0
+
+
+@pytest.mark.parametrize("status, says", [(-15, "papermill was killed by SIGTERM"), (-9, "papermill was killed by SIGKILL, as happens where memory runs out"), (-99, "papermill was killed by signal 99")])
+def test_only_a_kill_may_be_the_memory(tmp_path, status, says):
+    from types import SimpleNamespace
+
+    (tmp_path / "x.log").write_text("")
+    assert r._error_in(SimpleNamespace(cells=[]), tmp_path / "x.log", status) == says
 
 
 def test_two_topics_with_the_same_identifier(tmp_path, monkeypatch):
