@@ -22,6 +22,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -267,8 +268,25 @@ def _write_stamp(plan: Plan, ran: Ran, key: dict[str, str]) -> None:
     told = {k: v for k, v in asdict(ran).items() if k not in ("topic", "reused")}
     made = [p.relative_to(out) for p in (*_outputs(out / "figures", ran.published), _files_of(out, topic)[0])]
     stamp = {"key": key, "ran": told, "files": {str(p): _sha256(out / p) for p in sorted(made)}, "page": _look(plan, topic)}
-    enter(out, f"done/{topic.stem}.json")
+    _enter(out, f"done/{topic.stem}.json")
     write_text(out / "done" / f"{topic.stem}.json", json.dumps(stamp, indent=1) + "\n")
+
+
+_ENTERING = threading.Lock()
+
+
+def _enter(out: Path, *names: str) -> None:
+    "Enters files into the list of what is made in `out`, one topic after the other: those that run side by side are threads here, and processes elsewhere"
+    with _ENTERING, ExitStack() as held:
+        try:
+            import fcntl
+
+            folder = os.open(out, os.O_RDONLY)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # not on this system, or not in this file system
+        enter(out, *names)
 
 
 def _outputs(figures: Path, identifiers: Iterable[str]) -> list[Path]:
@@ -489,7 +507,7 @@ def _install(plan: Plan, topic: Topic, made: Path, identifiers: Iterable[str]) -
     before = {i.id for i in identifiers_of(topic.name)} | set(_stamp(plan.folder, topic).get("ran", {}).get("published", ()))
     new, ours = _outputs(made, identifiers), ours_in(plan.folder)
     refuse_foreign(plan.folder, [f"figures/{p.name}" for p in new], ours)
-    enter(plan.folder, *(f"figures/{p.name}" for p in new))
+    _enter(plan.folder, *(f"figures/{p.name}" for p in new))
     for path in new:
         os.replace(path, figures / path.name)
     for old in _outputs(figures, before - _taken(plan, topic)):

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import test_pages
 from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 
-from confnb import gallery
+from confnb import gallery, pages
 from confnb import reproduce as r
 from confnb.cache import cache_dir, remember
 from confnb.data import TORCHVISION
@@ -325,6 +326,20 @@ def test_a_folder_takes_one_run_at_a_time(run):
     with r._held(plan.folder), pytest.raises(r.Refusal, match="another run is at work"):
         r.reproduce(plan)
     assert (plan.out / "index.html").exists()
+
+
+def test_topics_side_by_side_lose_nothing_from_the_list(tmp_path, monkeypatch):
+    made_in = pages.made_in
+
+    def slowly(folder):
+        found = made_in(folder)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(pages, "made_in", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: r._enter(tmp_path, name), "abcdefgh"))
+    assert made_in(tmp_path) == {*"abcdefgh"}
 
 
 def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
