@@ -372,7 +372,7 @@ def first_edition(root):
     stamp = {"key": {}, "ran": {"seconds": 1.0, "error": None, "published": {"man-T1": 0.5}, "foreign": []}, "files": {}, "page": ""}
     told = {"id": "man-T1", "kind": "figure", "caption": "c", "files": {"png": "man-T1.png"}}
     files = {f"done/{stem}.json": json.dumps(stamp), f"notebooks/{stem}.ipynb": json.dumps({"metadata": {"papermill": {"parameters": {}}}}),
-             f"pages/{stem}.html": "", f"logs/{stem}.log": "Input Notebook:  nbs/topics\n", "logs/30_maxconfidence.log": "", "figures/man-T1.json": json.dumps(told),
+             f"pages/{stem}.html": "<style>:root { color-scheme: light dark; --ink: #000 }", f"logs/{stem}.log": "Input Notebook:  nbs/topics\n", "logs/30_maxconfidence.log": "", "figures/man-T1.json": json.dumps(told),
              "figures/man-T1.png": "", ".lock": "", f"{r.WORK}/{stem}-1/x": ""}
     for name, text in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
