@@ -27,7 +27,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 
 # the library is what the notebooks export, the notebooks are clean, and the README is the front page
 in-step: setup
-	$(BIN)/python tests/in_step.py
+	$(BIN)/python -m confnb.workshop.in_step
 
 # every notebook runs from top to bottom (the topics are run by the runner)
 notebooks: setup
@@ -36,9 +36,9 @@ notebooks: setup
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
 	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
-	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/04_search.ipynb runs/mnist/notebooks/04_search.ipynb -f nbs/profiles/mnist.yaml
+	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/08_search.ipynb runs/mnist/notebooks/08_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
-	$(BIN)/python tests/in_step.py --write
+	$(BIN)/python -m confnb.workshop.in_step --write
 
 # every notebook as it is stored, as pages that need neither Quarto nor a network
 preview-offline pages: setup
@@ -66,7 +66,8 @@ coverage: setup
 # the site, in _docs
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.4 or later, which is not installed here: take it from https://quarto.org/docs/get-started, or run .venv/bin/nbdev_install_quarto. 'make preview-offline' gives pages without it."; exit 1; }
-	@touch README.md  # made by tests/in_step.py, not by nbdev
+	$(BIN)/python -m confnb.workshop.docs_build  # the API pages, which are built and not kept
+	@touch README.md  # made by confnb.workshop.in_step, not by nbdev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
 
 clean:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from confnb.data import load
-from confnb.training import Recipe, trained
+from confnb.data import load_data
+from confnb.training import Recipe, load_or_train
 
 # the same examples in every run, so that a failure belongs to the change under test; others: --hypothesis-profile=explore
 settings.register_profile("confnb", deadline=None, derandomize=True)
@@ -30,13 +30,13 @@ def cache_of_this_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits():
-    return load("digits")
+    return load_data("digits")
 
 
 @pytest.fixture(scope="session")
 def small_model(digits):
     "A small Model A, right on most digits and far from certain: its gradients do not vanish"
-    return trained("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
+    return load_or_train("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,10 @@ from toys import IN_PLACE, Edges, backwards
 from confnb.attacks import (
     apgd,
     bim,
+    confident_linf,
     constant_offset,
-    cw_hc,
-    cw_l2,
-    cw_l2_fast,
-    cw_linf,
-    ddn,
     fgsm,
     ilcm,
-    jsma,
     least_likely,
     negative,
     offset_logits,
@@ -29,8 +24,11 @@ from confnb.attacks import (
     uniform_noise,
 )
 from confnb.models import seeded
+from confnb.nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
+from confnb.objectives import Margin
 from confnb.runtime import generator, predict
-from confnb.search import L0, L2, Linf, Margin, NoGradient, alive, maximize
+from confnb.search import NoGradient, active_fraction, maximize
+from confnb.sets import L0, L2, Linf
 
 
 def linear(seed=0, classes=2, gain=1.0):
@@ -152,7 +150,7 @@ def test_pgd_from_x_is_that_of_other_libraries(problem, peer, kind, eps, size, s
     model, x, y = problem
     target = (y + 1) % 10 if targeted else None
     theirs = peer(model, x, y, kind, eps, size, steps, target)
-    ours = pgd(model, x, y, {"Linf": Linf, "L2": L2}[kind](eps), steps, size, target=target, start="here", keep="last")
+    ours = pgd(model, x, y, {"Linf": Linf, "L2": L2}[kind](eps), steps, step_size=size, target=target, start="here", keep="last")
     assert (theirs - x).abs().max() > 0.05
     assert (ours.x - theirs).abs().max() < 1e-5
 
@@ -320,14 +318,14 @@ def test_jsma_stops_at_the_first_success():
     changed = (found.x != x).flatten(1).sum(1)
     done = found.value > 0
     assert done.any() and torch.equal(found.passes[done], changed[done] + (found.passes < 15).long()[done])
-    assert alive(found)[0] == 1 and (alive(found).diff() <= 0).all()
+    assert active_fraction(found)[0] == 1 and (active_fraction(found).diff() <= 0).all()
 
 
 # Targets, noise, negatives
 
 def test_the_best_point_beats_the_last_and_the_start(problem):
     model, x, y = problem
-    best, last = (pgd(model, x, y, Linf(0.1), 10, 0.03, start="here", keep=k) for k in ("best", "last"))
+    best, last = (pgd(model, x, y, Linf(0.1), 10, step_size=0.03, start="here", keep=k) for k in ("best", "last"))
     assert (best.value >= last.value - 1e-9).all() and (best.value >= torch.as_tensor(loss(model, x, y)) - 1e-9).all()
 
 
@@ -385,8 +383,8 @@ ATTACKS = {
     "ddn": lambda m, x, y, **k: ddn(m, x, y, 20, **k),
     "cw_l2_fast": lambda m, x, y, **k: cw_l2_fast(m, x, y, 20, 5, **k),
     "targeted cw_l2_fast": lambda m, x, y, **k: cw_l2_fast(m, x, y, 20, 5, target=next_class(y), **k),
-    "cw_linf": lambda m, x, y, **k: cw_linf(m, x, y, 0.2, steps=10, **k),
-    "targeted cw_linf": lambda m, x, y, **k: cw_linf(m, x, y, Linf(0.2), steps=10, restarts=2, start="random", target=next_class(y), **k),
+    "cw_linf": lambda m, x, y, **k: confident_linf(m, x, y, 0.2, steps=10, **k),
+    "targeted cw_linf": lambda m, x, y, **k: confident_linf(m, x, y, Linf(0.2), steps=10, restarts=2, start="random", target=next_class(y), **k),
     "uniform_noise": lambda m, x, y, **k: uniform_noise(m, x, y, Linf(0.2), draws=5, **k),
     "negative": negative,
     "constant_offset": lambda m, x, y, **k: constant_offset(m, x, y, 0.2, **k),
@@ -426,7 +424,7 @@ def test_the_confidence_is_that_of_an_independent_softmax(attack):
     found = ATTACKS[attack](model, x, y)
     wrong = softmax(found.logits)
     wrong[np.arange(len(y)), y] = 0
-    np.testing.assert_allclose(found.confidence, wrong.max(1), atol=1e-6)
+    np.testing.assert_allclose(found.wrong_confidence, wrong.max(1), atol=1e-6)
     assert torch.allclose(found.logits, predict(model, found.x), atol=1e-6)
 
 
@@ -436,7 +434,7 @@ def test_more_draws_of_noise_are_never_less_sure(seed, draws):
     model, x, y = linear(classes=4)[0], images(), labels(classes=4)
     found = [uniform_noise(model, x, y, Linf(0.3), draws=n, seed=seed) for n in sorted(draws)]
     for fewer, more in zip(found, found[1:], strict=False):
-        assert (more.confidence >= fewer.confidence - 1e-12).all()
+        assert (more.wrong_confidence >= fewer.wrong_confidence - 1e-12).all()
     assert not found[0].passes.any() and Linf(0.3).contains(found[0].x, x).all()
 
 
@@ -444,7 +442,7 @@ def test_the_negative_of_the_negative_is_the_image():
     (model, _), x, y = linear(classes=4), images(), labels(classes=4)
     once = negative(model, x, y)
     assert torch.allclose(once.x + x, torch.ones_like(x)) and torch.allclose(negative(model, once.x, y).x, x)
-    np.testing.assert_allclose(once.value.exp(), once.confidence)
+    np.testing.assert_allclose(once.value.exp(), once.wrong_confidence)
     assert not once.passes.any()
 
 
@@ -472,7 +470,7 @@ def test_every_attack_stays_in_its_set_and_leaves_everything_as_it_was(attack):
 
 
 IN_A_BALL = {"fgsm": fgsm, "bim": bim, "ilcm": ilcm, "pgd": lambda *a, **k: pgd(*a, steps=5, **k), "apgd": lambda *a, **k: apgd(*a, steps=12, **k),
-             "cw_linf": lambda *a, **k: cw_linf(*a, steps=12, **k), "uniform_noise": lambda *a, **k: uniform_noise(*a, draws=3, **k)}
+             "cw_linf": lambda *a, **k: confident_linf(*a, steps=12, **k), "uniform_noise": lambda *a, **k: uniform_noise(*a, draws=3, **k)}
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])
@@ -524,7 +522,7 @@ def test_passes_are_the_steps(attack):
 
 # Bad settings
 
-BALLS = {"fgsm": fgsm, "bim": bim, "ilcm": ilcm, "pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}
+BALLS = {"fgsm": fgsm, "bim": bim, "ilcm": ilcm, "pgd": pgd, "apgd": apgd, "cw_linf": confident_linf}
 WITH_STEPS = {k: v for k, v in BALLS.items() if k != "fgsm"}
 DISTANCES = {"cw_l2": cw_l2, "cw_hc": cw_hc, "ddn": ddn, "cw_l2_fast": cw_l2_fast}
 TARGETED = {k: (lambda m, x, y, f=f, **s: f(m, x, y, 0.1, **s)) for k, f in BALLS.items()} | {"jsma": jsma} | DISTANCES
@@ -552,8 +550,8 @@ BAD_SETTINGS = (
     | wrong_types(BALLS | {"uniform_noise": uniform_noise}, "batch_size", 0.1, says="a batch size")
     | wrong_types({"jsma": jsma, "negative": negative, **DISTANCES}, "batch_size", says="a batch size")
     | wrong_types({"constant_offset": constant_offset}, "batch_size", 0.2, says="a batch size")
-    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}, "restarts", 0.1)
-    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf, "uniform_noise": uniform_noise}, "seed", 0.1)
+    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": confident_linf}, "restarts", 0.1)
+    | wrong_types({"pgd": pgd, "apgd": apgd, "cw_linf": confident_linf, "uniform_noise": uniform_noise}, "seed", 0.1)
     | calls({"constant_offset": constant_offset}, "batch size 0", ValueError, "batch size must be at least 1, not 0", 0.2, batch_size=0)
     | calls({"constant_offset": constant_offset}, "batch size -1", ValueError, "batch size must be at least 1, not -1", 0.2, batch_size=-1)
     | calls(TARGETED, "a word for a target", TypeError, "targets must be integer.*'cat'", target="cat")
@@ -564,7 +562,7 @@ BAD_SETTINGS = (
     | calls({"jsma": jsma}, "theta a word", TypeError, "theta must be a number, not 'up'", theta="up")
     | calls(DISTANCES, "kappa a word", TypeError, "kappa must be a number, not 'high'", kappa="high")
     | calls({"cw_l2": cw_l2}, "c a word", TypeError, "c must be a number, not 'one'", c="one")
-    | calls({"cw_linf": cw_linf}, "p a word", TypeError, "p must be a number, not 'half'", 0.1, p="half")
+    | calls({"cw_linf": confident_linf}, "p a word", TypeError, "p must be a number, not 'half'", 0.1, p="half")
     | calls({"ddn": ddn}, "gamma a word", TypeError, "gamma must be a number, not 'half'", gamma="half")
     | calls(WITH_STEPS, "no steps", ValueError, "at least 1 step, not 0", 0.1, steps=0)
     | calls(WITH_STEPS, "steps below 0", ValueError, "at least 1 step, not -3", 0.1, steps=-3)
@@ -584,10 +582,10 @@ BAD_SETTINGS = (
     | calls({"jsma": jsma}, "theta 2", ValueError, "theta.*not 2", theta=2.0)
     | calls({"jsma": jsma}, "theta -2", ValueError, "theta.*not -2", theta=-2.0)
     | calls({"jsma": jsma}, "theta nan", ValueError, "theta.*not nan", theta=math.nan)
-    | calls({"cw_linf": cw_linf}, "p 0", ValueError, "p in.*0", 0.1, p=0.0)
-    | calls({"cw_linf": cw_linf}, "p 1.5", ValueError, "p in.*1.5", 0.1, p=1.5)
-    | calls({"cw_linf": cw_linf}, "p nan", ValueError, "p in.*nan", 0.1, p=math.nan)
-    | calls({"cw_linf": cw_linf}, "an L2 ball", ValueError, "L-inf ball", L2(0.1))
+    | calls({"cw_linf": confident_linf}, "p 0", ValueError, "p in.*0", 0.1, p=0.0)
+    | calls({"cw_linf": confident_linf}, "p 1.5", ValueError, "p in.*1.5", 0.1, p=1.5)
+    | calls({"cw_linf": confident_linf}, "p nan", ValueError, "p in.*nan", 0.1, p=math.nan)
+    | calls({"cw_linf": confident_linf}, "an L2 ball", ValueError, "L-inf ball", L2(0.1))
     | calls(BALLS, "0..255", ValueError, "8 looks like the 0..255 scale.*8/255", 8)
     | calls(BALLS, "eps 0", ValueError, "eps of Linf must be positive", 0.0)
     | calls(BALLS, "eps nan", ValueError, "eps of Linf must be positive", math.nan)
@@ -599,7 +597,7 @@ BAD_SETTINGS = (
     | calls(TARGETED, "a target below 0", ValueError, "targets.*from -1", target=-1)
     | calls(TARGETED, "a float target", TypeError, "targets must be integer", target=1.0)
     | calls(TARGETED, "a column of targets", ValueError, "targets must have shape", target=torch.ones(6, 1, dtype=torch.int64))
-    | calls({"pgd": pgd, "apgd": apgd, "cw_linf": cw_linf}, "no restarts", ValueError, "restarts must be at least 1, not 0", 0.1, restarts=0)
+    | calls({"pgd": pgd, "apgd": apgd, "cw_linf": confident_linf}, "no restarts", ValueError, "restarts must be at least 1, not 0", 0.1, restarts=0)
     | calls({"uniform_noise": uniform_noise}, "no draws", ValueError, "draws must be at least 1, not 0", Linf(0.1), draws=0)
     | calls(TARGETED | {"negative": negative}, "batch size 0", ValueError, "batch size must be at least 1", batch_size=0)
 )
@@ -627,7 +625,7 @@ def test_constant_offsets_against_a_plain_loop(seed, offsets, batch_size):
             wrong = softmax(logits[i, j][None])[0]
             wrong[y[i]] = 0
             best = max(best, wrong.max())
-        assert found.confidence[i] == pytest.approx(best) and found.value[i].exp() == pytest.approx(best)
+        assert found.wrong_confidence[i] == pytest.approx(best) and found.value[i].exp() == pytest.approx(best)
     assert not found.passes.any() and torch.allclose(predict(model, found.x), found.logits)
 
 
@@ -745,7 +743,7 @@ def test_attacks_take_models_of_low_precision(attack, dtype):
     found = ATTACKS[attack](model, x, y)
     assert sound(attack, found, model, x) and found.x.dtype == found.logits.dtype == torch.float32
     best = ATTACKS[attack](tiny().float(), x, y)
-    assert "cw" in attack or "noise" in attack or torch.corrcoef(torch.stack([found.confidence, best.confidence]))[0, 1] > 0.5
+    assert "cw" in attack or "noise" in attack or torch.corrcoef(torch.stack([found.wrong_confidence, best.wrong_confidence]))[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if "targeted" in name or "downwards" in name])
@@ -761,9 +759,9 @@ def test_a_label_beyond_the_classes_is_refused_before_a_targeted_attack(attack):
 
 def test_restarts_of_cw_linf_begin_at_random_points_after_the_first(digits, small_model):
     x, y = digits.x_test[:40], digits.y_test[:40]
-    one, many = (cw_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=n) for n in (1, 4))
+    one, many = (confident_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=n) for n in (1, 4))
     assert (many.value >= one.value).all() and (many.value > one.value + 1e-3).sum() > 3
-    others = cw_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=4, start="random")
+    others = confident_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=4, start="random")
     assert not torch.equal(others.x, many.x)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from confnb import basics
 from confnb import cache as c
 from confnb.models import seeded
 from confnb.runtime import generator
@@ -24,14 +25,14 @@ def images(n=5, seed=0):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "table.txt"
-    with pytest.raises(KeyboardInterrupt), c.write_whole(path) as f:
+    with pytest.raises(KeyboardInterrupt), basics.write_whole(path) as f:
         f.write_text("half")
         raise KeyboardInterrupt
     assert not os.listdir(path.parent)
     for words in "first", "second":
-        with c.write_whole(path) as f:
+        with basics.write_whole(path) as f:
             f.write_text(words)
-    with pytest.raises(ValueError), c.write_whole(path) as f:
+    with pytest.raises(ValueError), basics.write_whole(path) as f:
         f.write_text("half")
         raise ValueError
     assert path.read_text() == "second" and os.listdir(path.parent) == ["table.txt"]
@@ -39,7 +40,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError), c.write_whole(tmp_path / "file" / "table.txt"):
+    with pytest.raises(OSError), basics.write_whole(tmp_path / "file" / "table.txt"):
         pass
 
 
@@ -133,10 +134,10 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 def test_a_file_gets_the_permissions_that_the_user_wants(tmp_path):
     before = os.umask(0o077)
     try:
-        with c.write_whole(tmp_path / "private") as f:
+        with basics.write_whole(tmp_path / "private") as f:
             f.write_text("mine")
         os.umask(0o022)
-        with c.write_whole(tmp_path / "shared") as f:
+        with basics.write_whole(tmp_path / "shared") as f:
             f.write_text("ours")
     finally:
         os.umask(before)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from test_reproduce import project
 
-from confnb import plans
-from confnb import reproduce as r
-from confnb.pages import Refusal
+from confnb import basics
+from confnb.basics import UsageError
+from confnb.evaluation import checks, report_tables, reporting
+from confnb.workshop import cli, gallery, plans, sweeps
+from confnb.workshop import plans as plans_module
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def command(capsys, monkeypatch, *words):
     """Status, stdout and stderr of `confnb words`."""
     monkeypatch.setattr(sys, "argv", ["confnb", *words])
     with pytest.raises(SystemExit) as ended:
-        r.main()
+        cli.main()
     told = capsys.readouterr()
     return ended.value.code, told.out, told.err
 
@@ -78,7 +80,7 @@ def test_out_that_cannot_be_written(home, capsys, monkeypatch):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/1"), reason="this system has no /proc")
 def test_a_place_that_nobody_can_write_is_refused_at_once(home, capsys, monkeypatch):
-    monkeypatch.setattr("confnb.pages._contents", None)  # no page could be made
+    monkeypatch.setattr("confnb.workshop.site._contents", None)  # no page could be made
     status, _, err = command(capsys, monkeypatch, "pages", "--out", "/proc/x")
     assert status == 2 and "--out /proc/x cannot be written" in err
 
@@ -88,13 +90,13 @@ def test_a_place_that_nobody_can_write_is_refused_at_once(home, capsys, monkeypa
 )
 def test_bad_profile_files(home, text, says):
     (home / "own.yaml").write_text(text)
-    with pytest.raises(r.Refusal) as e:
-        r.plan(home, [], "own.yaml")
+    with pytest.raises(basics.UsageError) as e:
+        plans_module.plan(home, [], "own.yaml")
     assert says in str(e.value)
 
 
 def test_plan_takes_profile_then_settings_and_notes_names_of_no_topic(home):
-    plan = r.plan(home, ["30_maxconfidence"], settings=["eps=1e-3", "name=007"])
+    plan = plans_module.plan(home, ["30_maxconfidence"], settings=["eps=1e-3", "name=007"])
     assert plan.given == {"maxconfidence": {"steps": 7, "eps": 0.001, "name": "007"}}
     assert plan.parameters["maxconfidence"] == {"eps": 0.001, "steps": 7, "name": "007", "sizes": [1, 2], "device": "cpu"}
     assert [t.name for t in plan.topics] == ["maxconfidence"] and str(plan.out) == "runs/digits"
@@ -106,13 +108,13 @@ def test_list_has_every_identifier(home, capsys, monkeypatch):
     lines = out.splitlines()
     assert status == 0 and len(lines) == 42
     built = {line.split()[0] for line in lines if "(not built)" not in line}
-    assert built == {i.id for i in r.IDENTIFIERS if i.topic in ("separation", "maxconfidence")}
+    assert built == {i.id for i in gallery.IDENTIFIERS if i.topic in ("separation", "maxconfidence")}
     assert len(built) == 8
 
 
 def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plans, "TEMPLATES", tmp_path / "site-packages" / "confnb" / "templates")
+    monkeypatch.setattr(gallery, "TEMPLATES", tmp_path / "site-packages" / "confnb" / "templates")
     status, out, err = command(capsys, monkeypatch, "reproduce")
     assert (status, out) == (2, "") and "clone the repository" in err
     status, out, err = command(capsys, monkeypatch, "list")
@@ -152,7 +154,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(home, 
 def test_a_gpu_too_many_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(Refusal, match="device='cuda:7' cannot be used here .PyTorch sees 1 CUDA"):
+    with pytest.raises(UsageError, match="device='cuda:7' cannot be used here .PyTorch sees 1 CUDA"):
         plans.devices([{"device": "cuda:7"}])
 
 
@@ -169,8 +171,8 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_notebook_of_another_topic_stops_nothing(home, capsys, monkeypatch, case):
     (home / "nbs/topics/30_maxconfidence.ipynb").write_text(BROKEN[case])
-    assert r.plan(home, ["separation"]).parameters["separation"]["steps"] == 7
-    assert list(r.plan_sweep(home, ["separation"], ["steps=1,2"], "digits", [], None)) == ["steps=1", "steps=2"]
+    assert plans_module.plan(home, ["separation"]).parameters["separation"]["steps"] == 7
+    assert list(sweeps.plan_sweep(home, ["separation"], ["steps=1,2"], "digits", [], None)) == ["steps=1", "steps=2"]
     for words in ([], ["maxconfidence"], ["--sweep", "steps=1"]):
         status, _, err = command(capsys, monkeypatch, "reproduce", *words)
         assert status == 2 and err.startswith("confnb: ") and err.count("\n") == 1 and "30_maxconfidence.ipynb" in err, err
@@ -200,23 +202,23 @@ def test_parameters_are_read_and_not_run(tmp_path):
 def test_a_profile_that_would_fill_the_memory_gets_a_short_sentence(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 7)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines) + "\nsteps: *a6\n")
-    with pytest.raises(Refusal) as e:
+    with pytest.raises(UsageError) as e:
         plans._fitted("steps", plans.read_profile(tmp_path, str(tmp_path / "bomb.yaml"))[1]["steps"], 1, "bomb")
     assert len(str(e.value)) < 500
     (tmp_path / "deep.yaml").write_text("steps: " + "[" * 3000)
-    with pytest.raises(Refusal, match="is not YAML"):
+    with pytest.raises(UsageError, match="is not YAML"):
         plans.read_profile(tmp_path, str(tmp_path / "deep.yaml"))
 
 
 @pytest.mark.parametrize("value, says", [("nope", "is no data set"), ("minst", "did you mean mnist"), ("npz:absent.npz", "there is no absent.npz")])
 def test_a_data_set_that_does_not_exist_is_refused_before_anything_runs(value, says):
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(UsageError, match=says):
         plans._check_data({"tiny": {"data": value, "seed": 1}})
     plans._check_data({"tiny": {"data": "digits", "color_data": "cifar10", "data_of": "nope", "k_data": 3}})
 
 
 def test_commas_in_brackets_of_any_depth_do_not_separate():
-    from confnb.reproduce import grid
+    from confnb.workshop.sweeps import grid
 
     assert list(grid(["a=[1,[2,3]],4"])) == ["a=_1,_2,3_", "a=4"] and list(grid(["a=[1,[2,3]],4"]).values()) == [["a=[1,[2,3]]"], ["a=4"]]
 
@@ -227,13 +229,13 @@ def test_commas_in_brackets_of_any_depth_do_not_separate():
      ("it's,that's", ["it's", "that's"]), ('["a]",b],c', ['["a]",b]', "c"]), ('"open,c', ['"open', "c"]), ('[{x: "]"},1],2', ['[{x: "]"},1]', "2"])],
 )  # fmt: skip
 def test_commas_in_quotes_do_not_separate(text, values):
-    assert list(r.grid([f"name={text}"]).values()) == [[f"name={v}"] for v in values]
+    assert list(sweeps.grid([f"name={text}"]).values()) == [[f"name={v}"] for v in values]
 
 
 def test_a_sweep_reads_each_notebook_once(home, monkeypatch):
     read, cells_of = [], plans.cells_of
     monkeypatch.setattr(plans, "cells_of", lambda notebook: read.append(notebook.stem) or cells_of(notebook))
-    assert len(r.plan_sweep(home, [], ["steps=1,2,3"], "digits", [], None)) == 3
+    assert len(sweeps.plan_sweep(home, [], ["steps=1,2,3"], "digits", [], None)) == 3
     assert sorted(read) == ["10_separation", "30_maxconfidence"]
 
 
@@ -241,9 +243,9 @@ HEARS = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.defau
 STOP = "(os.kill(os.getpid(), 2), time.sleep(60))"
 
 
-@pytest.mark.parametrize("early", [f"r.plan = lambda *_: {STOP}", f"r.build_app = lambda *_: {STOP}"])
+@pytest.mark.parametrize("early", [f"plans_module.plan = lambda *_: {STOP}", f"cli.build_app = lambda *_: {STOP}"])
 def test_ctrl_c_in_the_first_moments_is_a_sentence(home, early):
-    code = f"{HEARS}{early}; sys.argv = ['confnb', 'reproduce']; r.main()"
+    code = f"{HEARS}{early}; sys.argv = ['confnb', 'reproduce']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "confnb: stopped; nothing was begun\n")
     assert not (home / "runs").exists()
@@ -359,12 +361,11 @@ def test_evaluate_stopped_by_ctrl_c_has_status_130(nets, capsys, monkeypatch):
 
 @pytest.mark.parametrize("place", ["the model", "confnb"])
 def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, monkeypatch, place):
-    from confnb import report
 
     def slip(*_):
         return {}["no such table"] if place == "confnb" else None
 
-    monkeypatch.setattr(report, "radius_table", slip)
+    monkeypatch.setattr(checks, "radius_table", slip)
     status, _, err = evaluate(capsys, monkeypatch, model="cli_nets:breaking" if place == "the model" else "cli_nets:net")
     assert status == 1 and "Traceback (most recent call last)" in err
     assert ("no such table" if place == "confnb" else "no_such_thing") in err
@@ -372,7 +373,6 @@ def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, mon
 
 
 def test_what_confnb_says_on_purpose_is_told_from_a_slip():
-    from confnb import report
     from confnb.runtime import check_images
 
     def caught(work):
@@ -381,14 +381,14 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
         except Exception as e:
             return e
 
-    assert report._deliberate(caught(lambda: check_images(torch.zeros(3))))
-    assert not report._deliberate(caught(lambda: report.together(None)))
-    assert not report._deliberate(caught(lambda: int("x")))
+    assert reporting._deliberate(caught(lambda: check_images(torch.zeros(3))))
+    assert not reporting._deliberate(caught(lambda: report_tables.worst_case(None)))
+    assert not reporting._deliberate(caught(lambda: int("x")))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
 def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
-    code = "import sys, time; from pathlib import Path; from confnb import report\nwith report._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
+    code = "import sys, time; from pathlib import Path; from confnb import report\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         status, out, err = evaluate(capsys, monkeypatch)

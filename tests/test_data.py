@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from confnb import data
-from confnb.data import as_images, load, split, stratified_order
+from confnb.data import as_images, load_data, split, stratified_order
 
 MEMORY = data._memory
 
@@ -60,10 +60,10 @@ def test_the_order_depends_on_the_seed_and_on_nothing_else():
 
 
 def test_digits_have_the_sizes_and_types_that_were_promised():
-    d = load("digits")
-    assert (len(d.x_train) + len(d.x_held), len(d.x_held), len(d.x_test)) == (1437, 143, 360)
+    d = load_data("digits")
+    assert (len(d.x_train) + len(d.x_val), len(d.x_val), len(d.x_test)) == (1437, 143, 360)
     assert d.shape == (1, 16, 16) and d.classes == 10 and d.title == "scikit-learn digits (16 x 16)"
-    for x, y in (d.x_train, d.y_train), (d.x_held, d.y_held), (d.x_test, d.y_test):
+    for x, y in (d.x_train, d.y_train), (d.x_val, d.y_val), (d.x_test, d.y_test):
         assert x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1 and y.dtype == torch.int64 and len(x) == len(y)
         assert y.bincount().min() >= len(y) // 12
 
@@ -72,26 +72,26 @@ def test_digits_have_the_sizes_and_types_that_were_promised():
 @settings(max_examples=30, deadline=None)
 def test_no_image_is_in_two_parts_and_the_held_part_never_changes(n, seed, part):
     (x, y), (xt, yt) = tagged(n), tagged(9, seed=1)
-    whole = split(x, y, xt, yt, "tagged")
-    some = split(x, y, xt, yt, "tagged", train=max(1, int(part * len(whole.x_train))), test=3, seed=seed)
-    assert torch.equal(some.x_held, whole.x_held)
+    whole = split((x, y), (xt, yt), "tagged")
+    some = split((x, y), (xt, yt), "tagged", n_train=max(1, int(part * len(whole.x_train))), n_test=3, seed=seed)
+    assert torch.equal(some.x_val, whole.x_val)
     for d in whole, some:
-        assert not rows(d.x_train) & rows(d.x_held) and not (rows(d.x_train) | rows(d.x_held)) & rows(d.x_test)
-    assert rows(whole.x_train) | rows(whole.x_held) == rows(as_images(x))
+        assert not rows(d.x_train) & rows(d.x_val) and not (rows(d.x_train) | rows(d.x_val)) & rows(d.x_test)
+    assert rows(whole.x_train) | rows(whole.x_val) == rows(as_images(x))
     by_pixels = dict(zip([i.tobytes() for i in as_images(x).numpy()], y, strict=True))
     assert [by_pixels[i.numpy().tobytes()] for i in some.x_train] == some.y_train.tolist()
 
 
 def test_a_smaller_test_set_is_the_beginning_of_a_larger_one():
-    small, large = load("digits", test=30), load("digits", test=100)
+    small, large = load_data("digits", test=30), load_data("digits", test=100)
     assert torch.equal(small.x_test, large.x_test[:30]) and len(small.x_train) == 1294
-    assert not torch.equal(load("digits", test=30, seed=1).x_test, small.x_test)
+    assert not torch.equal(load_data("digits", test=30, seed=1).x_test, small.x_test)
 
 
 def test_at_most_5000_are_held_out():
     y = np.arange(60_000) % 2
-    d = split(np.zeros((60_000, 1, 1), np.uint8), y, np.zeros((2, 1, 1), np.uint8), y[:2], "many", train=10)
-    assert len(d.x_held) == 5000 and len(d.x_train) == 10
+    d = split((np.zeros((60_000, 1, 1), np.uint8), y), (np.zeros((2, 1, 1), np.uint8), y[:2]), "many", n_train=10)
+    assert len(d.x_val) == 5000 and len(d.x_train) == 10
 
 
 @pytest.mark.parametrize("wrong, say", [
@@ -101,13 +101,13 @@ def test_at_most_5000_are_held_out():
 ])
 def test_more_than_there_are_is_refused(wrong, say):
     with pytest.raises(ValueError, match=say):
-        load("digits", **wrong)
+        load_data("digits", **wrong)
 
 
 @pytest.mark.parametrize("name", ["", "digit", "MNIST", "npz:", "folder:", "zip:a"])
 def test_an_unknown_name_gets_the_list(name):
     with pytest.raises(ValueError, match="digits, mnist, fashion-mnist, cifar10, svhn, imagenet, npz:PATH and folder:PATH"):
-        load(name)
+        load_data(name)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -143,11 +143,11 @@ def npz(root, name="set.npz", **arrays):
 
 def test_an_npz_file_is_found_here_then_under_confnb_data(root):
     npz(root, "some_set.npz")
-    d = load("npz:some_set.npz", test=4)
-    assert d.title == "some set" and d.shape == (1, 4, 4) and (len(d.x_train), len(d.x_held), len(d.x_test)) == (27, 3, 4)
+    d = load_data("npz:some_set.npz", test=4)
+    assert d.title == "some set" and d.shape == (1, 4, 4) and (len(d.x_train), len(d.x_val), len(d.x_test)) == (27, 3, 4)
     npz(Path.cwd(), "some_set.npz", x_test=tagged(3)[0], y_test=tagged(3)[1])
-    assert len(load("npz:some_set.npz").x_test) == 3
-    assert len(load(f"npz:{root / 'some_set.npz'}").x_test) == 6
+    assert len(load_data("npz:some_set.npz").x_test) == 3
+    assert len(load_data(f"npz:{root / 'some_set.npz'}").x_test) == 6
 
 
 @pytest.mark.parametrize("change, error, say", [
@@ -175,7 +175,7 @@ def test_an_npz_file_is_found_here_then_under_confnb_data(root):
 def test_bad_npz_contents_are_refused(root, change, error, say):
     npz(root, **change)
     with pytest.raises(error, match=say):
-        load("npz:set.npz")
+        load_data("npz:set.npz")
 
 
 @pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", "<u4", ">i4", "<u8", ">u8", ">i8"])
@@ -183,8 +183,8 @@ def test_labels_of_any_width_and_byte_order_are_the_same_labels(root, kind):
     npz(root, "plain.npz")
     content = npz(root)
     npz(root, **{k: content[k].astype(kind) for k in ("y_train", "y_test")})
-    plain, other = load("npz:plain.npz"), load("npz:set.npz")
-    for name in "y_train", "y_held", "y_test":
+    plain, other = load_data("npz:plain.npz"), load_data("npz:set.npz")
+    for name in "y_train", "y_val", "y_test":
         assert getattr(other, name).dtype == torch.int64 and torch.equal(getattr(plain, name), getattr(other, name))
 
 
@@ -193,7 +193,7 @@ def test_pixels_of_any_width_and_byte_order_are_the_same_pixels(root, kind):
     npz(root, "plain.npz")
     content = npz(root)
     npz(root, **{k: (content[k] / 255).astype(kind) for k in ("x_train", "x_test")})
-    torch.testing.assert_close(load("npz:set.npz").x_train, load("npz:plain.npz").x_train, atol=1e-3, rtol=0)
+    torch.testing.assert_close(load_data("npz:set.npz").x_train, load_data("npz:plain.npz").x_train, atol=1e-3, rtol=0)
 
 
 def test_a_header_that_promises_too_much_is_refused_before_anything_is_read(root):
@@ -204,7 +204,7 @@ def test_a_header_that_promises_too_much_is_refused_before_anything_is_read(root
         for name in z.namelist():
             big.writestr(name, z.read(name) if name != "x_train.npy" else b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"123")
     with pytest.raises(ValueError, match=r"big.npz must hold .* x_train is to hold 1,000,000,000,000,000 bytes, and there are 3"):
-        load("npz:big.npz")
+        load_data("npz:big.npz")
 
 
 def test_what_memory_cannot_hold_is_refused_before_anything_is_read(root, folder, monkeypatch):
@@ -215,10 +215,10 @@ def test_what_memory_cannot_hold_is_refused_before_anything_is_read(root, folder
     monkeypatch.setattr(data, "_memory", lambda: 1e6)
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)
     with pytest.raises(ValueError, match="bomb.npz takes 0.0 GB of memory as images, and there are 0.0; ask for fewer"):
-        load("npz:bomb.npz")
+        load_data("npz:bomb.npz")
     monkeypatch.setattr(data, "_memory", lambda: 100)
     with pytest.raises(ValueError, match="a folder of 11 pictures takes"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
     assert 2**28 < MEMORY()
 
 
@@ -228,7 +228,7 @@ def test_numpys_memory_error_becomes_a_sentence(root, monkeypatch):
         raise MemoryError("Unable to allocate 1.46 TiB for an array")
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", full)
     with pytest.raises(ValueError, match=r"not enough memory for npz:set.npz \(Unable to allocate 1.46 TiB .*; ask for fewer images"):
-        load("npz:set.npz")
+        load_data("npz:set.npz")
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe.npz"])
@@ -239,13 +239,13 @@ def test_what_might_never_end_is_not_read(root, name):
     elif not Path(name).exists():
         pytest.skip("there is no /dev/zero here")
     with pytest.raises(ValueError, match="no regular file"):
-        load(f"npz:{name}")
+        load_data(f"npz:{name}")
 
 
 def test_a_folder_in_place_of_a_file_is_told_of(root):
     root.mkdir()
     with pytest.raises(ValueError, match="is a folder; folder:PATH takes one"):
-        load(f"npz:{root}")
+        load_data(f"npz:{root}")
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(root, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(root, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ValueError, match="set.npz cannot be opened: Permission denied; ask its owner"):
-        load("npz:set.npz")
+        load_data("npz:set.npz")
 
 
 def test_a_locked_npz_is_refused_in_a_sentence(root):
@@ -267,7 +267,7 @@ def test_a_locked_npz_is_refused_in_a_sentence(root):
             place = content.find(sign, place + 1)
     (root / "set.npz").write_bytes(content)
     with pytest.raises(ValueError, match="set.npz must hold plain numbers only, and whole, .* encrypted"):
-        load("npz:set.npz")
+        load_data("npz:set.npz")
 
 
 def test_files_that_are_no_npz_are_refused(root):
@@ -278,15 +278,15 @@ def test_files_that_are_no_npz_are_refused(root):
     (root / "half.npz").write_bytes((root / "set.npz").read_bytes()[:600])
     np.save(root / "one.npy", np.zeros(3))
     with pytest.raises(FileNotFoundError, match="there is no nowhere.npz; looked for"):
-        load("npz:nowhere.npz")
+        load_data("npz:nowhere.npz")
     for name in "text.npz", "empty.npz", "half.npz", "one.npy":
         with pytest.raises(ValueError, match=f"{name} is no .npz file, or a damaged one; np.savez writes one"):
-            load(f"npz:{name}")
+            load_data(f"npz:{name}")
     content = bytearray((root / "set.npz").read_bytes())
     content[200:210] = b"0123456789"
     (root / "set.npz").write_bytes(content)
     with pytest.raises(ValueError, match="plain numbers only, and whole"):
-        load("npz:set.npz")
+        load_data("npz:set.npz")
 
 
 def pictures(root, part, label, count, size=(6, 5), mode="L"):
@@ -309,8 +309,8 @@ def folder(root):
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3)])
 def test_a_folder_of_pictures(folder, mode, channels):
     pictures(folder, "train", "cat", 8, mode=mode)
-    d = load("folder:my_pictures")
-    assert d.shape == (channels, 5, 6) and d.classes == 2 and d.title == "my pictures" and len(d.x_train) + len(d.x_held) == 14
+    d = load_data("folder:my_pictures")
+    assert d.shape == (channels, 5, 6) and d.classes == 2 and d.title == "my pictures" and len(d.x_train) + len(d.x_val) == 14
     written = np.asarray(Image.open(folder / "my_pictures/test/horse/0.png"))
     first = d.x_test[d.y_test == 1][0]
     assert torch.equal((first * 255).round().to(torch.uint8), torch.from_numpy(written.copy()).expand(channels, -1, -1))
@@ -319,13 +319,13 @@ def test_a_folder_of_pictures(folder, mode, channels):
 def test_a_picture_of_another_size_is_refused(folder):
     pictures(folder, "test", "horse", 1, size=(7, 5))
     with pytest.raises(ValueError, match="one size, but train/cat/0.png and test/horse/0.png are 6 x 5 and 7 x 5 pixels; resize them first"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 def test_grey_pictures_among_coloured_ones_become_coloured(folder):
     grey = np.asarray(Image.open(folder / "my_pictures/test/cat/0.png"))
     pictures(folder, "train", "horse", 1, mode="RGB")
-    d = load("folder:my_pictures")
+    d = load_data("folder:my_pictures")
     cat = d.x_test[d.y_test == 0][0]
     assert d.shape == (3, 5, 6) and torch.equal((cat * 255).round().to(torch.uint8), torch.from_numpy(grey.copy()).expand(3, -1, -1))
 
@@ -333,13 +333,13 @@ def test_grey_pictures_among_coloured_ones_become_coloured(folder):
 def test_other_classes_in_test_are_refused(folder):
     pictures(folder, "test", "zebra", 1)
     with pytest.raises(ValueError, match="same class folders, but zebra"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 def test_a_folder_without_parts_is_refused(root):
     (root / "my_pictures").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="has no train and no test"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 def test_a_damaged_picture_is_named(folder):
@@ -348,19 +348,19 @@ def test_a_damaged_picture_is_named(folder):
     for content in b"nothing", whole[: len(whole) - 40]:
         file.write_bytes(content)
         with pytest.raises(ValueError, match="train/cat/0.png cannot be read as a picture"):
-            load("folder:my_pictures")
+            load_data("folder:my_pictures")
 
 
 def test_sixteen_bit_pictures_are_refused(folder):
     Image.fromarray(np.zeros((5, 6), np.uint16)).save(folder / "my_pictures/train/cat/0.png")
     with pytest.raises(ValueError, match="more than 8 bits"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 def test_a_pipe_among_the_pictures_is_named_and_not_waited_for(folder):
     os.mkfifo(folder / "my_pictures/test/cat/x.png")
     with pytest.raises(ValueError, match="test/cat/x.png is no regular file; remove it"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 def test_a_picture_of_too_many_pixels_is_refused(folder):
@@ -370,7 +370,7 @@ def test_a_picture_of_too_many_pixels_is_refused(folder):
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     file.write_bytes(content)
     with pytest.raises(ValueError, match="train/cat/0.png says that it has more pixels than any picture here should"):
-        load("folder:my_pictures")
+        load_data("folder:my_pictures")
 
 
 # parts
@@ -386,9 +386,9 @@ def named(request, folder, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("parts", [["test"], ["held"], ["train"], ["held", "test"], ["test", "train"], ["train", "held", "test"], "held", ("test", "test"), {"test"}])
+@pytest.mark.parametrize("parts", [["test"], ["val"], ["train"], ["val", "test"], ["test", "train"], ["train", "val", "test"], "val", ("test", "test"), {"test"}])
 def test_each_part_is_the_same_whatever_is_loaded_beside_it(named, parts):
-    whole, some = load(named, train=5, test=3), load(named, train=5, test=3, parts=parts)
+    whole, some = load_data(named, train=5, test=3), load_data(named, train=5, test=3, parts=parts)
     for part in data.PARTS:
         for name in f"x_{part}", f"y_{part}":
             if part in parts:
@@ -404,28 +404,28 @@ def test_what_is_not_wanted_is_not_read(root, folder, monkeypatch):
     read = []
     pixels = data._pixels
     monkeypatch.setattr(data, "_pixels", lambda file, mode=None: read.append(file) or pixels(file, mode))
-    load("folder:my_pictures", test=4, parts=["test"])
+    load_data("folder:my_pictures", test=4, parts=["test"])
     assert len(read) == 4 and {f.parts[-3] for f in read} == {"test"}
     imagenet(root)
     read.clear()
-    load("imagenet", test=2, parts=["held", "test"])
+    load_data("imagenet", test=2, parts=["val", "test"])
     assert len(read) == 3 and sum("val" in f.parts for f in read) == 2
     read.clear()
     shutil.rmtree(root / "imagenet/train")
-    assert len(load("imagenet", test=2, parts=["test"]).x_test) == 2
+    assert len(load_data("imagenet", test=2, parts=["test"]).x_test) == 2
     with pytest.raises(FileNotFoundError, match="has no train"):
-        load("imagenet", test=2, parts=["held", "test"])
+        load_data("imagenet", test=2, parts=["val", "test"])
 
 
 def test_a_file_of_test_images_alone_will_do_for_them(root):
     npz(root, x_train=None, y_train=None)
-    assert len(load("npz:set.npz", parts=["test"]).x_test) == 6
+    assert len(load_data("npz:set.npz", parts=["test"]).x_test) == 6
     with pytest.raises(ValueError, match="has no x_train, y_train"):
-        load("npz:set.npz", parts=["held"])
+        load_data("npz:set.npz", parts=["val"])
 
 
 def test_a_part_survives_copying_and_says_what_it_is():
-    some = load("digits", test=7, parts=["test"])
+    some = load_data("digits", test=7, parts=["test"])
     for again in copy.deepcopy(some), pickle.loads(pickle.dumps(some)):
         assert torch.equal(again.x_test, some.x_test) and not hasattr(again, "x_train")
     assert repr(some) == "Data('scikit-learn digits (16 x 16)': train not loaded, held not loaded, 7 test, 10 classes, images (1, 16, 16))"
@@ -433,30 +433,30 @@ def test_a_part_survives_copying_and_says_what_it_is():
         some.x_validation  # noqa: B018
 
 
-@pytest.mark.parametrize("parts", [[], ["tests"], "val", [None], None, 3, [["test"]]])
+@pytest.mark.parametrize("parts", [[], ["tests"], "held", [None], None, 3, [["test"]]])
 def test_parts_that_are_not_there_are_refused(parts):
-    with pytest.raises(ValueError, match="parts are one or more of train, held, test, not"):
-        load("digits", parts=parts)
+    with pytest.raises(ValueError, match="parts are one or more of train, val, test, not"):
+        load_data("digits", parts=parts)
 
 
 def test_a_part_needs_its_images_and_its_labels():
     x, y = tagged(9)
-    with pytest.raises(ValueError, match="the parts train, held, test need y_train, which is None"):
-        split(x, None, x, y, "t")
-    with pytest.raises(ValueError, match="the parts held need x_train and y_train, which are None"):
-        split(None, None, x, y, "t", parts=["held"])
+    with pytest.raises(ValueError, match="the parts train, val, test need y_train, which is None"):
+        split((x, None), (x, y), "t")
+    with pytest.raises(ValueError, match="the parts val need x_train and y_train, which are None"):
+        split((None, None), (x, y), "t", parts=["val"])
 
 
 @pytest.mark.parametrize("n", [2.5, "3", True, -1])
 def test_a_number_of_images_is_a_whole_number(n):
     with pytest.raises(ValueError, match="test examples were asked for, but there are 360"):
-        load("digits", test=n)
+        load_data("digits", test=n)
 
 
 @pytest.mark.parametrize("name", [None, 3, ["digits"]])
 def test_a_data_set_has_a_name(name):
     with pytest.raises(TypeError, match="a data set has a name"):
-        load(name)
+        load_data(name)
 
 
 # downloads
@@ -472,7 +472,7 @@ def no_network(monkeypatch):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "svhn"])
 def test_without_files_and_network_a_sentence_says_what_to_do_and_nothing_is_left(root, no_network, name):
     with pytest.raises(FileNotFoundError, match=f"{name} is not under .* set CONFNB_DATA .* or use 'digits'") as e:
-        load(name)
+        load_data(name)
     assert "\n" not in str(e.value) and not [f for f in root.rglob("*")]
 
 
@@ -486,7 +486,7 @@ def test_an_interrupted_download_leaves_nothing(root, monkeypatch):
             raise KeyboardInterrupt
     monkeypatch.setattr(data, "_part", half)
     with pytest.raises(KeyboardInterrupt):
-        load("mnist")
+        load_data("mnist")
     assert not list(root.rglob("*"))
 
 
@@ -512,12 +512,12 @@ def test_a_silent_server_is_given_up_and_no_other_connection_is_touched(root, mo
         return io.BytesIO(files[request.full_url.rpartition("/")[2]])
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    assert rows(load("mnist").x_test) == rows(as_images(x)) and set(seen) == {(30, None)} and len(seen) == 8
+    assert rows(load_data("mnist").x_test) == rows(as_images(x)) and set(seen) == {(30, None)} and len(seen) == 8
     assert {f.name for f in (root / "MNIST/raw").iterdir()} >= set(data._IDX)
     monkeypatch.setattr(MNIST, "resources", [(f, "0" * 32) for f in files])
     shutil.rmtree(root)
     with pytest.raises(FileNotFoundError, match="arrived with another checksum"):
-        load("mnist")
+        load_data("mnist")
 
 
 def test_pickles_of_older_torchvisions_are_not_read(root, no_network):
@@ -526,7 +526,7 @@ def test_pickles_of_older_torchvisions_are_not_read(root, no_network):
     for name in "training.pt", "test.pt":
         torch.save((torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)), old / name)
     with pytest.raises(FileNotFoundError, match="mnist is not under .* the pickles in .*processed are not read") as e:
-        load("mnist")
+        load_data("mnist")
     assert "weights_only" not in str(e.value)
 
 
@@ -540,7 +540,7 @@ def test_a_download_takes_its_place_when_complete(root, monkeypatch):
             raise RuntimeError("Dataset not found. You can use download=True to download it")
         return tagged(20, seed=len(part))
     monkeypatch.setattr(data, "_part", fetch)
-    assert len(load("mnist").x_test) == 20
+    assert len(load_data("mnist").x_test) == 20
     assert sorted(f.name for f in root.rglob("*") if f.is_file()) == ["test", "train"] and [f.name for f in root.iterdir()] == ["MNIST"]
 
 
@@ -551,7 +551,7 @@ def test_damaged_files_are_named(root):
         for kind in "images-idx3", "labels-idx1":
             (raw / f"{part}-{kind}-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0\0\0\x05" * 3 + b"abc")
     with pytest.raises(ValueError, match="the files of mnist under .* cannot be read .* delete them"):
-        load("mnist")
+        load_data("mnist")
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
@@ -559,16 +559,16 @@ def test_a_folder_that_cannot_be_written_gets_the_same_sentence(root, no_network
     root.mkdir()
     root.chmod(0o500)
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
-        load("mnist")
+        load_data("mnist")
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not (data.data_root() / "MNIST").is_dir(), reason="MNIST is not under CONFNB_DATA")
 def test_mnist_from_confnb_data():
-    d = load("mnist", train=1000, test=500)
+    d = load_data("mnist", train=1000, test=500)
     assert d.title == "MNIST" and d.shape == (1, 28, 28) and d.classes == 10
-    assert len(d.x_held) == 5000 and len(d.x_train) == 1000 and len(d.x_test) == 500
-    assert d.x_test.min() == 0 and d.x_test.max() == 1 and abs(d.x_held.mean().item() - .1307) < .002
+    assert len(d.x_val) == 5000 and len(d.x_train) == 1000 and len(d.x_test) == 500
+    assert d.x_test.min() == 0 and d.x_test.max() == 1 and abs(d.x_val.mean().item() - .1307) < .002
     assert d.y_test.bincount().min() > 40
 
 
@@ -589,8 +589,8 @@ def test_imagenet_is_read_as_single_crops(root, monkeypatch):
     imagenet(root)
     opened, real = [], data._picture
     monkeypatch.setattr(data, "_picture", lambda file: opened.append(file) or real(file))
-    d = load("imagenet", train=4, test=2)
-    assert d.shape == (3, 224, 224) and d.classes == 2 and len(opened) == len(d.x_train) + len(d.x_held) + len(d.x_test) == 7  # no other file
+    d = load_data("imagenet", train=4, test=2)
+    assert d.shape == (3, 224, 224) and d.classes == 2 and len(opened) == len(d.x_train) + len(d.x_val) + len(d.x_test) == 7  # no other file
     crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
     known = [crop(Image.open(f).convert("RGB")) for f in sorted((root / "imagenet/val").rglob("*.png"))]
     assert all(any(torch.equal(x, k) for k in known) for x in d.x_test)
@@ -599,4 +599,4 @@ def test_imagenet_is_read_as_single_crops(root, monkeypatch):
 def test_imagenet_that_is_not_there_is_asked_for(root):
     (root / "imagenet" / "train").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="without a login, and .* has no val; put"):
-        load("imagenet")
+        load_data("imagenet")

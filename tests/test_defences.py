@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from confnb import report as r
+from confnb import data as data_module
 from confnb.attacks import pgd
+from confnb.evaluation import reporting, specs
 from confnb.maxconfidence import max_confidence
 from confnb.runtime import generator, predict
-from confnb.search import L2, Linf
-from confnb.training import Adversarial, Recipe, trained
+from confnb.sets import L2, Linf
+from confnb.training import Adversarial, Recipe, load_or_train
 
 BALL, POINTS = Linf(0.15), 40
 
@@ -140,14 +141,14 @@ def by_hand(defence, x, y):
 def reported(model, data, threat=BALL):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = r.report(model, data, threat, r.USUAL, {}, points=POINTS, say=lambda line: None)
+        found = reporting.report(model, data, threat, specs.USUAL, {}, points=POINTS, say=lambda line: None)
     return found, found.tables["checks"][["name", "measured", "fine"]]
 
 
 @pytest.mark.parametrize("kind", DEFENCES, ids=lambda kind: kind.__name__)
 def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits):
     "Either the report's attacks break it as those that know it do, or a check fails"
-    defence, rows = kind(small_model), r.stratified_order(digits.y_test)[:POINTS].sort().values
+    defence, rows = kind(small_model), data_module.stratified_order(digits.y_test)[:POINTS].sort().values
     found, lines = reported(defence, digits)
     said = found.tables["attacks"].accuracy.iloc[-1]
     truth = by_hand(defence, digits.x_test[rows], digits.y_test[rows])
@@ -189,11 +190,11 @@ def normalised(shape, classes):
 
 SHORT = Recipe(epochs=6, batch_size=32, rate=3e-3)
 HONEST = {
-    "linear": partial(trained, linear, recipe=SHORT),
-    "MLP": partial(trained, mlp, recipe=SHORT),
-    "batch normalisation": partial(trained, normalised, recipe=SHORT),
-    "adversarially trained": partial(trained, "model_a", loss=Adversarial(Linf(0.05), steps=4, ramp=0.5, autocast=None), recipe=SHORT, filters=8),
-    "trained for long": partial(trained, mlp, recipe=Recipe(epochs=40, batch_size=32, rate=3e-3)),
+    "linear": partial(load_or_train, linear, recipe=SHORT),
+    "MLP": partial(load_or_train, mlp, recipe=SHORT),
+    "batch normalisation": partial(load_or_train, normalised, recipe=SHORT),
+    "adversarially trained": partial(load_or_train, "model_a", loss=Adversarial(Linf(0.05), steps=4, ramp=0.5, autocast=None), recipe=SHORT, filters=8),
+    "trained for long": partial(load_or_train, mlp, recipe=Recipe(epochs=40, batch_size=32, rate=3e-3)),
 }
 
 

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from confnb.attacks import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, cw_linf, ddn, next_c, pgd
+from confnb.attacks import confident_linf, pgd
 from confnb.models import seeded
+from confnb.nearest import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, ddn, next_c
+from confnb.objectives import Margin, TargetMargin
 from confnb.runtime import generator, predict
-from confnb.search import Lead, Linf, Margin, NoGradient
+from confnb.search import NoGradient
+from confnb.sets import Linf
 
 
 def linear(seed=0, classes=2, gain=1.0):
@@ -165,7 +168,7 @@ def test_cw_linf_finds_the_worst_value_of_a_linear_model(seed, eps):
     log_p = lambda z: torch.log_softmax(predict(model, z), 1).gather(1, 1 - y[:, None])[:, 0]  # noqa: E731
     worst = log_p((x + eps * (w[1 - y] - w[y]).reshape(x.shape).sign()).clamp(0, 1))
     for target in None, 1 - y:
-        found = cw_linf(model, x, y, eps, p=1.0, target=target)
+        found = confident_linf(model, x, y, eps, p=1.0, target=target)
         assert (found.value <= worst + 1e-9).all() and (worst - found.value <= 0.03 * (worst - log_p(x)) + 1e-9).all()
 
 
@@ -215,7 +218,7 @@ def test_ddn_is_as_good_as_that_of_foolbox(contest):
 @pytest.mark.parametrize("eps, steps", [(0.1, 200), (0.2, 100), (0.3, 100)])
 def test_cw_linf_reaches_p_as_often_as_pgd(digits, small_model, eps, steps):
     x, y = digits.x_test[:100], digits.y_test[:100]
-    sure = [(run(small_model, x, y, eps, steps=steps).confidence >= 0.9).sum() for run in (cw_linf, pgd)]
+    sure = [(run(small_model, x, y, eps, steps=steps).wrong_confidence >= 0.9).sum() for run in (confident_linf, pgd)]
     assert sure[0] >= sure[1] > 0, sure
 
 
@@ -270,7 +273,7 @@ def test_a_failure_gives_the_image_itself_and_says_so(attack):
         found = QUICK[attack](Constant(), x, y)
     assert torch.equal(found.x, x) and (found.value == -torch.inf).all() and (found.passes > 0).all()
     assert torch.equal(found.logits, predict(Constant(), x))
-    np.testing.assert_allclose(found.confidence, 1 / (3 + math.exp(3)), atol=1e-6)
+    np.testing.assert_allclose(found.wrong_confidence, 1 / (3 + math.exp(3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("attack", QUICK)
@@ -301,12 +304,12 @@ def test_some_mistaken_some_not(attack):
 
 def test_cw_linf_stops_where_it_is_sure(problem):
     model, x, y = problem
-    found = cw_linf(model, x, y, 0.3, p=0.7)
+    found = confident_linf(model, x, y, 0.3, p=0.7)
     p = torch.softmax(predict(model, found.x), 1).scatter(1, y[:, None], 0).amax(1)
     np.testing.assert_allclose(found.value.exp(), p, atol=1e-5)
     done = found.value >= math.log(0.7)
     assert done.any() and (found.passes[~done] == 200).all() and (found.passes[done] <= 200).all() and (found.passes < 200).any()
-    aimed = cw_linf(model, x, y, 0.3, target=(y + 1) % 10)
+    aimed = confident_linf(model, x, y, 0.3, target=(y + 1) % 10)
     np.testing.assert_allclose(aimed.value.exp(), torch.softmax(aimed.logits, 1).gather(1, (y[:, None] + 1) % 10)[:, 0], atol=1e-5)
     assert Linf(0.3).contains(aimed.x, x).all()
 
@@ -319,7 +322,7 @@ def test_the_objective_of_carlini_and_wagner(seed, c, kappa, targeted):
     model, x, z = tiny(seed % 7), images(4, seed), images(4, seed + 1).requires_grad_()
     y = labels = torch.arange(4)
     weight = torch.tensor([c, 2 * c, 0.0, 1.0], dtype=torch.float64)
-    objective = CarliniWagner(x, Lead(y) if targeted else Margin(y), weight, kappa)
+    objective = CarliniWagner(x, TargetMargin(y) if targeted else Margin(y), weight, kappa)
     value = objective(model(z), z)
     wrong = wrong_by(model(z).detach(), None if targeted else labels, labels if targeted else None)
     by_hand = -((z - x).detach().numpy() ** 2).sum((1, 2, 3)) - weight.numpy() * np.maximum(kappa - wrong, 0)
@@ -367,7 +370,7 @@ def test_the_balance_on_a_linear_model():
     by_hand = 2 * distances(z, x) / (w[second] - w[y]).norm(dim=1)  # the gradient of the margin is the difference of two rows
     for batch_size in (2, 256):
         np.testing.assert_allclose(balance(model, x, z, Margin(y), batch_size), by_hand, rtol=1e-9)
-    np.testing.assert_allclose(balance(model, x, z, Lead(y)), by_hand, rtol=1e-9)
+    np.testing.assert_allclose(balance(model, x, z, TargetMargin(y)), by_hand, rtol=1e-9)
     assert not balance(model, x, x, Margin(y)).any()
 
 

@@ -10,7 +10,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from confnb import doctor as d
+from confnb import data, runtime
+from confnb.workshop import doctor as d
 
 
 def command(*words):
@@ -69,20 +70,20 @@ def test_required_packages(monkeypatch):
 
 def test_devices(monkeypatch):
     monkeypatch.setattr(d, "fast_dtype", lambda _: None)
-    assert one(d.devices(), "bfloat16").state == "missing"
+    assert one(d.check_devices(), "bfloat16").state == "missing"
     monkeypatch.setattr(d, "fast_dtype", lambda _: torch.bfloat16)
-    assert one(d.devices(), "bfloat16").state == "ok" and "threads" in one(d.devices(), "cpu").says
+    assert one(d.check_devices(), "bfloat16").state == "ok" and "threads" in one(d.check_devices(), "cpu").says
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"name": "A GPU", "total_memory": 2**33, "major": 9, "minor": 0}))
-    assert one(d.devices(), "cuda:0").says == "A GPU, 8 GiB, capability 9.0"
-    assert d.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and d.device_name(torch.device("meta")) == "meta"
+    assert one(d.check_devices(), "cuda:0").says == "A GPU, 8 GiB, capability 9.0"
+    assert runtime.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and runtime.device_name(torch.device("meta")) == "meta"
 
 
 def test_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "pytorch.org" in one(d.devices(), "cuda").advice
+    assert "pytorch.org" in one(d.check_devices(), "cuda").advice
 
 
 def test_data_sets(tmp_path, monkeypatch):
@@ -93,7 +94,7 @@ def test_data_sets(tmp_path, monkeypatch):
     np.savez(tmp_path / "own.npz", x=np.zeros(2))
     found = d.data_sets()
     assert {f.name for f in found if f.state == "ok"} == {"digits", "mnist", "npz:own.npz", "folder:pictures"}
-    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn", "imagenet"} and set(d.PLACES) == {*d.TORCHVISION, "imagenet"}
+    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn", "imagenet"} and set(data.PLACES) == {*data.TORCHVISION, "imagenet"}
     assert "downloads it" in one(found, "svhn").advice and "not downloaded" in one(found, "imagenet").advice
     monkeypatch.delenv("CONFNB_DATA")
     assert "CONFNB_DATA is not set" in one(d.data_sets(), "mnist").says
@@ -127,14 +128,14 @@ def test_a_self_test_that_fails_says_so():
 
 
 def test_versions_know_what_is_absent(monkeypatch):
-    assert d.versions()["torch"] in (torch.__version__, torch.__version__.split("+")[0])
+    assert d.check_versions()["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert d._version("absent-thing") is None
 
 
 def test_a_data_set_is_there_when_all_its_parts_are(monkeypatch, tmp_path):
     monkeypatch.setenv("CONFNB_DATA", str(tmp_path))
     for name in "svhn", "imagenet":
-        for place in d.PLACES[name]:
+        for place in data.PLACES[name]:
             assert one(d.data_sets(), name).state == "missing" and place in one(d.data_sets(), name).advice
             (tmp_path / place).mkdir(parents=True)
         assert one(d.data_sets(), name).state == "ok"

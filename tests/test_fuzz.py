@@ -38,7 +38,7 @@ def outside(model, x, y, ball, **settings):
 
 def unsure(model, x, y, ball, **settings):
     found = uniform_noise(model, x, y, ball, **settings)
-    return replace(found, confidence=found.confidence * 0.99)
+    return replace(found, wrong_confidence=found.wrong_confidence * 0.99)
 
 
 def other_logits(model, x, y, ball, **settings):

@@ -17,10 +17,15 @@ from toys import images, linear
 
 from confnb.attacks import pgd
 from confnb.cache import fingerprint
-from confnb.hcnn import (
-    Averaged,
-    Envelope,
-    Guided,
+from confnb.objectives import LogConfidence, LogOdds, Margin
+from confnb.runtime import generator, predict
+from confnb.search import Found, NoGradient, maximize
+from confnb.selective import ABSTAIN, reject, rejection_table
+from confnb.sets import L0, L2, Linf
+from confnb.tables import evaluate
+from confnb.topics.shells import (
+    EOT,
+    DanskinShell,
     HighlyConfident,
     NegativeEntropy,
     NoGuarantee,
@@ -28,25 +33,21 @@ from confnb.hcnn import (
     Shell,
     StraightThrough,
     Unrolled,
-    aimed,
+    WithGradientOf,
     best_label,
-    distance,
+    check_shell_guarantee,
     each_label,
     hcnn,
+    image_distance,
     least_entropy,
     mcn,
     ncn,
-    own_points,
+    overshoot_start,
     places,
-    proposition_3,
-    reject,
-    rejection_table,
-    through,
-    transferred,
+    shell_start,
+    surrogate_attack,
+    transfer_attack,
 )
-from confnb.records import evaluate
-from confnb.runtime import generator, predict
-from confnb.search import L0, L2, Found, Linf, LogConfidence, LogOdds, Margin, NoGradient, maximize
 
 
 def log_odds(logits):
@@ -154,7 +155,7 @@ def test_hcnn_objective_and_lambda_zero(norm):
     assert (found.value >= predict(model, x).softmax(1).amax(1) - 1e-6).all()  # x itself is among the candidates
     same = hcnn(model, x, 0.3, 0.0, norm=norm)
     torch.testing.assert_close(same.x, mcn(model, x, 0.3).x, atol=0, rtol=0)
-    assert (distance(found.x, x) <= distance(same.x, x) + 1e-6).all()
+    assert (image_distance(found.x, x) <= image_distance(same.x, x) + 1e-6).all()
     assert (hcnn(model, x, 0.3, 1000.0, norm=norm).x == x).all()
 
 
@@ -196,7 +197,7 @@ def test_ncn_reports_what_is_infeasible():
 def test_distance_has_no_gradient_at_home():
     for norm in (1, 2, math.inf):
         z = images(2).requires_grad_()
-        distance(z, z.detach(), norm).sum().backward()
+        image_distance(z, z.detach(), norm).sum().backward()
         assert (z.grad == 0).all()
 
 
@@ -248,7 +249,7 @@ def test_a_shell_is_a_model_like_any_other(small_model, digits):
     small_model[1].weight.requires_grad_(False)
     before = {k: v.clone() for k, v in small_model.state_dict().items()}
     shell = Shell(small_model, partial(mcn, xi=0.1, steps=4))
-    table = evaluate(shell, x, y, {"pgd": partial(transferred, attack=partial(pgd, ball=Linf(0.1), steps=3))})
+    table = evaluate(shell, x, y, {"pgd": partial(transfer_attack, attack=partial(pgd, ball=Linf(0.1), steps=3))})
     assert small_model.training and not small_model[1].weight.requires_grad and small_model[4].weight.requires_grad
     small_model.eval()
     small_model[1].weight.requires_grad_(True)
@@ -293,7 +294,7 @@ def test_rejection_by_hand():
                             "prediction": [0, 1, 2, 0, 1, 2, 0, 0], "confidence": [0.9, 0.99, 0.6, 1.0, 0.99, 0.3, 0.7, 1.0]})
     table = rejection_table(clean, attacks, p=(0.0, 0.65, 0.9, 0.91))
     assert table.points.tolist() == [3] * 4 and table.AWPR.tolist() == [1.0] * 4
-    assert table["AWPR rejected"].tolist() == [1.0, 2 / 3, 1 / 3, 0.0] and table.recall.tolist() == [1.0, 2 / 3, 2 / 3, 1 / 3]
+    assert table["AWPR rejected"].tolist() == [1.0, 2 / 3, 0.0, 0.0] and table.recall.tolist() == [1.0, 2 / 3, 1 / 3, 1 / 3]
     exact = stats.binomtest(2, 3).proportion_ci(0.95, "exact")
     assert table.low[1] == pytest.approx(exact.low) and table.high[1] == pytest.approx(exact.high)
 
@@ -307,14 +308,14 @@ def test_rejection_against_a_loop(n, seed, p):
     clean.loc[0, "prediction"] = 0
     row = rejection_table(clean, pd.concat([a, b]), p=[p]).iloc[0]
     natural = [i for i in range(n) if clean.prediction[i] == 0]
-    lost = [any(t.prediction[i] == 1 and t.confidence[i] >= p for t in (a, b)) for i in natural]
-    assert row["AWPR rejected"] == pytest.approx(np.mean(lost)) and row.recall == pytest.approx(np.mean([clean.confidence[i] >= p for i in natural]))
+    lost = [any(t.prediction[i] == 1 and t.confidence[i] > p for t in (a, b)) for i in natural]
+    assert row["AWPR rejected"] == pytest.approx(np.mean(lost)) and row.recall == pytest.approx(np.mean([clean.confidence[i] > p for i in natural]))
     assert row.AWPR == pytest.approx(np.mean([a.prediction[i] == 1 or b.prediction[i] == 1 for i in natural]))
 
 
-def test_reject_answers_minus_one_below_p():
+def test_reject_abstains_at_and_below_p():
     logits = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]).log()
-    assert reject(logits, 0.0).tolist()[:2] == [0, 1] and reject(logits, 0.75).tolist() == [-1, 1, -1]
+    assert reject(logits, 0.0).tolist()[:2] == [0, 1] and reject(logits, 0.75).tolist() == [-1, 1, -1] and reject(logits[1:2], logits[1:2].softmax(1).max().item()).item() == ABSTAIN
 
 
 def test_places_by_hand():
@@ -354,7 +355,7 @@ def test_proposition_3_by_brute_force_on_a_line(seed, p, eta, xi, classes):
 def test_proposition_3_on_a_network(small_model, digits, p):
     x, y = digits.x_test[:60], digits.y_test[:60]
     z = maximize(small_model, Margin(y), x, Linf(0.02), steps=5).x
-    table = proposition_3(small_model, x, y, z, Radii(0.02, 0.02, 0.04), p)
+    table = check_shell_guarantee(small_model, x, y, z, Radii(0.02, 0.02, 0.04), p)
     assert table.conclusion[table.premise].all() and table.premise.any()
     assert (table.premise == (table.good & table.reachable)).all()
     shell = predict(Shell(small_model, partial(mcn, xi=0.02)), z).softmax(1)
@@ -384,7 +385,7 @@ def test_the_envelope_is_what_the_shell_compares_with_danskins_gradient():
     "Against central differences of the searched maximum, in float64, inside the pixel box"
     model, x = smooth(3, 2, seed=4, dtype=torch.float64), 0.4 + 0.2 * images(3, 2, dtype=torch.float64)
     search = partial(each_label, xi=0.05, steps=60, decay=1e-6)
-    module = Envelope(model, search)
+    module = DanskinShell(model, search)
     torch.testing.assert_close(module(x).amax(1), log_odds(Shell(model, partial(mcn, xi=0.05, steps=60, decay=1e-6))(x)).amax(1))
     for label in range(3):
         ours, h = gradient(module, x, lambda out, c=label: out[:, c]), 1e-3
@@ -408,21 +409,21 @@ def test_unrolled_gradient_against_finite_differences(steps):
 
 def test_guided_and_averaged():
     model, other, x = smooth(seed=0), smooth(seed=1), images(4)
-    mixed = Guided(model, other)
+    mixed = WithGradientOf(model, other)
     torch.testing.assert_close(mixed(x), model(x))
     torch.testing.assert_close(gradient(mixed, x, lambda out: out[:, 1]), gradient(other, x, lambda out: out[:, 1]))
-    mean = Averaged([model, other])
+    mean = EOT([model, other])
     torch.testing.assert_close(mean(x), (model(x) + other(x)) / 2)
 
 
 def test_aimed_puts_the_mistake_within_the_shells_reach(small_model, digits):
     x, y = digits.x_test[:30], digits.y_test[:30]
     shell = Shell(small_model, partial(mcn, xi=0.08))
-    z = aimed(shell, x, y, Linf(0.05), 0.08)
+    z = overshoot_start(shell, x, y, Linf(0.05), 0.08)
     assert Linf(0.05).contains(z, x).all()
     reached = LogConfidence(y)(predict(shell, z)).exp().mean()
     assert reached < LogConfidence(y)(predict(shell, x)).exp().mean() - 0.1
-    start = own_points(shell, x, y, Linf(0.05), partial(each_label, xi=0.08))
+    start = shell_start(shell, x, y, Linf(0.05), partial(each_label, xi=0.08))
     assert Linf(0.05).contains(start, x).all() and not torch.equal(start, x)
 
 
@@ -430,10 +431,10 @@ def test_aimed_puts_the_mistake_within_the_shells_reach(small_model, digits):
 def test_attacks_on_the_shell_stay_in_the_ball_and_say_what_the_shell_says(small_model, digits, kind):
     x, y = digits.x_test[:16], digits.y_test[:16]
     labels = partial(each_label, xi=0.05, steps=3)
-    shell, envelope = Shell(small_model, partial(mcn, xi=0.05, steps=3)), Envelope(small_model, labels)
-    guide = {"straight": StraightThrough(shell), "envelope": envelope, "unrolled": Guided(envelope, Unrolled(small_model, 0.05)),
-             "averaged": Guided(envelope, Averaged([Envelope(small_model, partial(labels, start="random", seed=s)) for s in range(2)]))}[kind]
-    found = through(shell, x, y, Linf(0.08), guide, steps=4, start=partial(own_points, search=labels) if kind == "envelope" else None)
+    shell, envelope = Shell(small_model, partial(mcn, xi=0.05, steps=3)), DanskinShell(small_model, labels)
+    guide = {"straight": StraightThrough(shell), "envelope": envelope, "unrolled": WithGradientOf(envelope, Unrolled(small_model, 0.05)),
+             "averaged": WithGradientOf(envelope, EOT([DanskinShell(small_model, partial(labels, start="random", seed=s)) for s in range(2)]))}[kind]
+    found = surrogate_attack(shell, x, y, Linf(0.08), guide, steps=4, start=partial(shell_start, search=labels) if kind == "envelope" else None)
     assert Linf(0.08).contains(found.x, x).all() and found.x.shape == x.shape
     torch.testing.assert_close(found.logits, predict(shell, found.x), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.value, Margin(y)(found.logits))
@@ -445,7 +446,7 @@ def test_attacks_on_the_shell_stay_in_the_ball_and_say_what_the_shell_says(small
 def test_a_number_is_an_l_inf_radius(small_model, digits):
     x, y = digits.x_test[:4], digits.y_test[:4]
     shell = Shell(small_model, partial(mcn, xi=0.05, steps=2))
-    by_number, by_set = (through(shell, x, y, ball, StraightThrough(shell), steps=2) for ball in (0.05, Linf(0.05)))
+    by_number, by_set = (surrogate_attack(shell, x, y, ball, StraightThrough(shell), steps=2) for ball in (0.05, Linf(0.05)))
     assert torch.equal(by_number.x, by_set.x)
 
 
@@ -459,8 +460,8 @@ def test_attacking_the_shell_beats_transfer(small_model, digits):
     "A weak but real statement: on this undefended network the envelope finds at least as many mistakes as the transferred attack"
     x, y = digits.x_test[:40], digits.y_test[:40]
     shell, ball = Shell(small_model, partial(mcn, xi=0.03)), Linf(0.03)
-    own = through(shell, x, y, ball, Envelope(small_model, partial(each_label, xi=0.03)), steps=8)
-    other = transferred(shell, x, y, partial(pgd, ball=ball, steps=8))
+    own = surrogate_attack(shell, x, y, ball, DanskinShell(small_model, partial(each_label, xi=0.03)), steps=8)
+    other = transfer_attack(shell, x, y, partial(pgd, ball=ball, steps=8))
     wrong = [(predict(shell, f.x).argmax(1) != y).sum().item() for f in (own, other)]
     assert wrong[0] >= wrong[1] and wrong[0] > (predict(shell, x).argmax(1) != y).sum().item()
 
@@ -516,9 +517,9 @@ BAD = {
     "a column": (lambda: rejection_table(CLEAN.drop(columns="confidence"), CLEAN), "lacks the column confidence"),
     "nothing right": (lambda: rejection_table(CLEAN.assign(prediction=1), CLEAN), "of 1 the model is right on 0, .* never right has no natural points"),
     "not attacked": (lambda: rejection_table(CLEAN, CLEAN.assign(index=7)), "each of them attacked; of 1 the model is right on 1, of which 0 were attacked"),
-    "points too far": (lambda: proposition_3(MODEL, X, torch.zeros(6).long(), (X + 0.2).clamp(0, 1), Radii(0.1, 0.1, 0.2), 0.5), "within eta"),
+    "points too far": (lambda: check_shell_guarantee(MODEL, X, torch.zeros(6).long(), (X + 0.2).clamp(0, 1), Radii(0.1, 0.1, 0.2), 0.5), "within eta"),
     "labels for others": (lambda: places(each_label(MODEL, X, 0.1), torch.zeros(2).long()), "one for each image"),
-    "labels out of range": (lambda: through(MODEL, X, torch.full((6,), 9), Linf(0.1), MODEL), None),
+    "labels out of range": (lambda: surrogate_attack(MODEL, X, torch.full((6,), 9), Linf(0.1), MODEL), None),
     "a search that shrinks": (lambda: Shell(MODEL, lambda m, x: x[:, :, :2])(X), "points of shape"),
 }
 

@@ -24,17 +24,32 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys import pairs
-from keys.pairs import HEAD, NOTED, OVERLOOKED, OWN, SAME, Code, Mover, Tempered, Unsaved, attack, closing, flat, made, net
+from keys.pairs import (
+    HEAD,
+    NOTED,
+    OVERLOOKED,
+    OWN,
+    SAME,
+    Code,
+    Mover,
+    Tempered,
+    Unsaved,
+    attack,
+    closing,
+    flat,
+    made,
+    net,
+)
 from torch import nn
 
 import confnb
 from confnb.attacks import fgsm, pgd
 from confnb.cache import fingerprint
 from confnb.data import Data
-from confnb.records import evaluate, evaluated
 from confnb.runtime import generator
-from confnb.search import Linf
-from confnb.training import CrossEntropyLoss, Recipe, trained
+from confnb.sets import Linf
+from confnb.tables import evaluate
+from confnb.training import CrossEntropyLoss, Recipe, load_or_train
 
 HERE = Path(__file__).parent / "keys"
 
@@ -76,8 +91,8 @@ def test_things_that_differ_share_no_key(pair, tmp_path):
         assert a and b
 
 
-def table(ask, pair, maker, tmp_path):
-    "What `ask`, one of `evaluate` and `evaluated`, says of a model, attack or score on four images"
+def table(pair, maker, tmp_path, cache):
+    "What `evaluate` says of a model, attack or score on four images"
     thing = made(maker, tmp_path)
     model, attacks, scores = {
         "model": (thing, {"a": partial(fgsm, ball=Linf(0.1))} if pair in NOTED or "backward" in pair.name else {}, {}),
@@ -86,13 +101,13 @@ def table(ask, pair, maker, tmp_path):
     }[pair.kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ask(model, *images(), attacks, scores)
+        return evaluate(model, *images(), attacks, scores, cache=cache)
 
 
 @pytest.mark.parametrize("pair", named(p for p in NOTED + OWN if p.shows))
 def test_the_second_table_is_not_the_firsts(pair, tmp_path):
-    first, second = (table(evaluated, pair, maker, tmp_path) for maker in (pair.a, pair.b))
-    truth = table(evaluate, pair, pair.b, tmp_path)
+    first, second = (table(pair, maker, tmp_path, True) for maker in (pair.a, pair.b))
+    truth = table(pair, pair.b, tmp_path, False)
     assert not first.equals(truth), "the pair shows no difference"
     pd.testing.assert_frame_equal(second, truth)
 
@@ -440,7 +455,7 @@ def _folder(place, edits, library=None):
 
 
 def _other_comments(package):
-    for name in "cache", "training", "search", "models", "records", "attacks":
+    for name in "cache", "training", "search", "models", "tables", "attacks":
         path = package / f"{name}.py"
         path.write_text(_redocumented(path.read_text()))
 
@@ -448,7 +463,7 @@ def _other_comments(package):
 def _other_library(package):
     for name, old, new in (
         ("training", "pairing * F.mse_loss", "3 * pairing * F.mse_loss"),
-        ("search", "(2 * uniform(seeds, x) - 1)", "(1.5 * uniform(seeds, x) - 1)"),
+        ("sets", "(2 * uniform(seeds, x) - 1)", "(1.5 * uniform(seeds, x) - 1)"),
     ):
         path = package / f"{name}.py"
         text = path.read_text()
@@ -548,7 +563,7 @@ STEPS = Recipe(steps=2, batch_size=6, rate=0.1)
 def weights(name=network, loss=CrossEntropyLoss(), data=None, recipe=STEPS, seed=0, **more):  # noqa: B008
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = trained(name, data or tiny(), loss, recipe, seed, "cpu", **more)
+        model = load_or_train(name, data or tiny(), loss, recipe, seed, "cpu", **more)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -719,7 +734,7 @@ def count(caplog):
 def silently(*args):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return evaluated(*args)
+        return evaluate(*args, cache=True)
 
 
 @pytest.mark.parametrize("what", ["attack", "model", "score"])
@@ -734,7 +749,7 @@ def test_what_has_no_key_is_computed_and_said_not_to_be_remembered(what, caplog,
         scores = {"s": lambda logits, features: logits.amax(1) + (draws is None)}
     for _ in range(2):
         with pytest.warns(UserWarning, match="not remembered") as seen:
-            found = evaluated(model, *images(12), attacks, scores)
+            found = evaluate(model, *images(12), attacks, scores, cache=True)
         assert len([w for w in seen if "not remembered" in str(w.message)]) == 1
         assert 12 <= count(caplog) <= 14
     pd.testing.assert_frame_equal(found, evaluate(model, *images(12), attacks, scores))
@@ -749,7 +764,7 @@ def test_a_training_without_a_key_is_made_and_said_not_to_be_remembered(cache):
 
     for _ in range(2):
         with pytest.warns(UserWarning, match="not remembered"):
-            model = trained(network, tiny(), loss, STEPS, 0, "cpu")
+            model = load_or_train(network, tiny(), loss, STEPS, 0, "cpu")
     assert not list(cache.rglob("*.safetensors"))
     assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), weights(loss=smoothed))
 
@@ -821,7 +836,7 @@ def test_an_attack_that_looks_at_the_whole_batch_has_the_right_table():
     for _ in range(2):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = evaluated(flat(), *images(12), {"a": attack})
+            found = evaluate(flat(), *images(12), {"a": attack}, cache=True)
         pd.testing.assert_frame_equal(found, evaluate(flat(), *images(12), {"a": attack}))
 
 
@@ -839,10 +854,10 @@ def record(path):
 @pytest.mark.parametrize("wrong", ["model", "attack"])
 def test_a_wrong_table_under_the_right_key_is_found_out(wrong, tmp_path, monkeypatch, caplog):
     x, y = images(12)
-    evaluated(flat(), x, y, {"a": logged})
+    evaluate(flat(), x, y, {"a": logged}, cache=True)
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "other"))
     other = Tempered(30.0) if wrong == "model" else flat()
-    evaluated(other, x, y, {"a": logged if wrong == "model" else logged_more})
+    evaluate(other, x, y, {"a": logged if wrong == "model" else logged_more}, cache=True)
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
     mine, others = tables(tmp_path / "cache"), tables(tmp_path / "other")
     assert len(mine) == len(others) > 0
@@ -851,7 +866,7 @@ def test_a_wrong_table_under_the_right_key_is_found_out(wrong, tmp_path, monkeyp
         record(right)
     count(caplog)
     with pytest.warns(UserWarning, match="computed again"):
-        found = evaluated(flat(), x, y, {"a": logged})
+        found = evaluate(flat(), x, y, {"a": logged}, cache=True)
     truth = evaluate(flat(), x, y, {"a": logged})
     pd.testing.assert_frame_equal(found, truth)
     count(caplog)
@@ -861,7 +876,7 @@ def test_a_wrong_table_under_the_right_key_is_found_out(wrong, tmp_path, monkeyp
 
 def test_a_difference_of_rounding_is_no_reason_to_compute_again(tmp_path, caplog):
     x, y = images(12)
-    evaluated(flat(), x, y, {"a": logged})
+    evaluate(flat(), x, y, {"a": logged}, cache=True)
     for path in tables(tmp_path / "cache"):
         table = pd.read_parquet(path)
         for column in "confidence", "wrong_confidence", "l2", "linf":
@@ -883,7 +898,7 @@ def test_the_order_of_scores_and_attacks_is_the_askers():
 @pytest.mark.parametrize("what", ["torch", "images", "labels", "attack's name"])
 def test_another_question_is_answered_afresh(what, caplog, monkeypatch):
     x, y = images(12)
-    evaluated(flat(), x, y, {"a": logged})
+    evaluate(flat(), x, y, {"a": logged}, cache=True)
     count(caplog)
     if what == "torch":
         monkeypatch.setattr(torch, "__version__", "99.0")

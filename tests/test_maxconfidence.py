@@ -16,22 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import images, linear
 
 from confnb import maxconfidence
-from confnb.maxconfidence import (
-    admit,
-    at,
-    bundle,
-    every_class,
-    max_confidence,
-    plot_success_fail,
-    public_recipe,
-    robust_error,
-    success_fail,
-    threshold_for,
-    wrong_classes,
-)
-from confnb.records import evaluate
+from confnb.maxconfidence import bundle, every_class, max_confidence, score_inside
+from confnb.objectives import CrossEntropy, LogConfidence, WrongConfidence
 from confnb.runtime import generator, predict, streams
-from confnb.search import L0, L2, CrossEntropy, Found, Linf, LogConfidence, WrongConfidence, maximize, with_confidence
+from confnb.search import Found, maximize, with_wrong_confidence, wrong_classes
+from confnb.selective import choose_threshold, curve_at, plot_success_fail, robust_error, success_fail
+from confnb.sets import L0, L2, Linf
+from confnb.tables import evaluate
+from confnb.topics.maxconfidence import public_recipe
 from confnb.training import label_smoothing_pairing
 
 
@@ -85,7 +77,7 @@ def test_every_class_agrees_with_a_convex_solver(classes, kind):
     points = x.double().numpy().reshape(n, -1)
     solved = np.array([solve(W, b, t, points[i], eps) for i, t in zip(rows.tolist(), flat.tolist(), strict=True)])
 
-    found = every_class(model, x, y, ball, targets, streams(0, n), optimizer, 256)
+    found = every_class(model, x, y, ball, targets, seed=streams(0, n), optimizer=optimizer, batch_size=256)
     ours = torch.log_softmax(found.logits.double(), 1).gather(1, flat[:, None])[:, 0].numpy()
     np.testing.assert_allclose(ours, solved, atol=1e-5, rtol=0)
     assert ball.contains(found.x, x[rows]).all()
@@ -94,9 +86,9 @@ def test_every_class_agrees_with_a_convex_solver(classes, kind):
     if classes in (3, 10):
         attack = max_confidence(model, x, y, ball, optimizer=optimizer)
         np.testing.assert_allclose(attack.value.numpy(), best, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(attack.confidence.numpy(), np.exp(best), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(attack.wrong_confidence.numpy(), np.exp(best), atol=1e-5, rtol=0)
     race = max_confidence(model, x, y, ball)
-    np.testing.assert_allclose(race.confidence.numpy(), np.exp(best), atol=3e-3 if kind == "l2" else 1e-3, rtol=0)
+    np.testing.assert_allclose(race.wrong_confidence.numpy(), np.exp(best), atol=3e-3 if kind == "l2" else 1e-3, rtol=0)
 
 
 @settings(deadline=None, max_examples=15, derandomize=True)
@@ -108,7 +100,7 @@ def test_the_race_reaches_the_optimum_of_linear_models(classes, side, eps, scale
     for i in range(2):
         z = x[i].double().numpy().ravel()
         best = max(solve_linf(W, b, t, z, eps) for t in range(classes) if t != y[i])
-        assert found.confidence[i].item() == pytest.approx(math.exp(best), abs=1e-3)
+        assert found.wrong_confidence[i].item() == pytest.approx(math.exp(best), abs=1e-3)
 
 
 def test_two_classes_have_a_closed_form():
@@ -119,7 +111,7 @@ def test_two_classes_have_a_closed_form():
     z = np.clip(x.numpy().reshape(6, -1) + 0.2 * np.where(y == 0, 1, -1)[:, None] * np.sign(w), 0, 1)
     margin = np.where(y == 0, 1, -1) * (z @ w + b[1] - b[0])
     for found in max_confidence(model, x, y, Linf(0.2)), max_confidence(model, x, y, Linf(0.2), steps=40):
-        np.testing.assert_allclose(found.confidence, 1 / (1 + np.exp(-margin)), atol=1e-4)
+        np.testing.assert_allclose(found.wrong_confidence, 1 / (1 + np.exp(-margin)), atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,7 +127,7 @@ def table(p, y):
 def found_at(logits, y):
     "A result whose points are numbered images with these logits (N, K)"
     x = torch.arange(len(y)).reshape(-1, 1, 1, 1) / len(y)
-    return with_confidence(Found(x, torch.zeros(len(y)), logits, torch.ones(len(y), dtype=torch.int64)), y)
+    return with_wrong_confidence(Found(x, torch.zeros(len(y)), logits, torch.ones(len(y), dtype=torch.int64)), y)
 
 
 def probabilities(logits):
@@ -164,7 +156,7 @@ def test_no_choice_fails_the_model_more_often(game):
     curve = success_fail(table(probabilities(chosen.logits), y), table(probabilities(chosen.logits), y))
     thresholds = np.unique(np.concatenate([offered.ravel(), np.linspace(0, 1, 11), [0.5]]))
     thresholds = thresholds[(thresholds >= 0) & (thresholds <= 1)]
-    mine = pd.DataFrame([at(curve, t) for t in thresholds])
+    mine = pd.DataFrame([curve_at(curve, t) for t in thresholds])
     mistake = np.array([[[row.max() > t and row.argmax() != y[i] for t in thresholds] for i, row in enumerate(rows)] for rows in offered])
     choices = list(itertools.product(range(len(p)), repeat=len(y)))
     for choice in choices:
@@ -195,9 +187,9 @@ def test_below_one_half_the_rule_may_choose_badly():
     chosen = bundle(found_at(spread, y), found_at(sure, y))
     assert torch.equal(chosen.logits, sure)
     curves = {name: success_fail(table(probabilities(f), y), table(probabilities(f), y)) for name, f in {"rule": chosen.logits, "other": spread}.items()}
-    assert at(curves["rule"], 0.105).failure == 0 and at(curves["other"], 0.105).failure == 1
-    assert at(curves["rule"], 0.105).failure_upper == 1  # and the bound from above says that there may be such a point
-    assert at(curves["rule"], 0.5).failure_upper == 0
+    assert curve_at(curves["rule"], 0.105).failure == 0 and curve_at(curves["other"], 0.105).failure == 1
+    assert curve_at(curves["rule"], 0.105).failure_upper == 1  # and the bound from above says that there may be such a point
+    assert curve_at(curves["rule"], 0.5).failure_upper == 0
 
 
 class Numbered(nn.Module):
@@ -231,9 +223,9 @@ def test_with_a_perfect_optimizer_the_whole_attack_is_optimal(seed):
     others = [success_fail(clean, rows[rows.attack == str(i)]) for i in range(points)]
     for t in np.linspace(0, 1, 41):
         best = np.mean([any(q.argmax() != label and q.max() > t for q in own) for own, label in zip(p, y.tolist(), strict=True)])
-        mine = at(curve, t)
+        mine = curve_at(curve, t)
         assert mine.failure - 1e-9 <= best <= mine.failure_upper + 1e-9 and (t < 0.5 or best == pytest.approx(mine.failure))
-        assert all(at(other, t).failure <= mine.failure_upper + 1e-9 for other in others)
+        assert all(curve_at(other, t).failure <= mine.failure_upper + 1e-9 for other in others)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -272,7 +264,7 @@ def test_the_curve_is_a_complete_staircase(clean, adversarial, t):
         assert (np.diff(curve[name]) <= 1e-12).all(), name
         assert curve[name].iloc[-1] == 0 and curve[name].between(0, 1).all()
     assert (curve.failure <= curve.failure_upper).all() and (curve.success <= curve.coverage).all()
-    held = at(curve, t)  # nothing changes between two rows
+    held = curve_at(curve, t)  # nothing changes between two rows
     assert held.threshold <= t and held.success == pytest.approx(np.mean((clean.confidence > t) & (clean.label == clean.prediction)))
     assert held.failure == pytest.approx(np.mean((adversarial.confidence > t) & (adversarial.label != adversarial.prediction)))
     for name, n in ("success", len(clean)), ("failure", len(adversarial)):
@@ -314,10 +306,10 @@ def test_bands_hold_the_true_curve_as_often_as_they_say():
 def test_at_reads_the_step():
     rows = pd.DataFrame({"label": [0, 0], "prediction": [0, 0], "confidence": [0.4, 0.8]})
     curve = success_fail(rows, rows)
-    assert [at(curve, t).success for t in (0, 0.3999, 0.4, 0.6, 0.7999, 0.8, 1)] == [1, 1, 0.5, 0.5, 0.5, 0, 0]
+    assert [curve_at(curve, t).success for t in (0, 0.3999, 0.4, 0.6, 0.7999, 0.8, 1)] == [1, 1, 0.5, 0.5, 0.5, 0, 0]
     for t in -0.01, 1.01, math.nan, None, "0.5":
         with pytest.raises(ValueError, match=r"a threshold lies in \[0, 1\]"):
-            at(curve, t)
+            curve_at(curve, t)
 
 
 GOOD = pd.DataFrame({"label": [0, 1], "prediction": [0, 0], "confidence": [0.9, 0.6]})
@@ -365,7 +357,7 @@ def test_the_staircase_is_drawn_pessimistically(axes):
     assert line.get_drawstyle() == "steps-post" and line.get_label() == "undefended"
     assert (np.diff(line.get_xdata()) >= 0).all() and (np.diff(line.get_ydata()) >= 0).all()
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (0, 0) and (line.get_xdata()[-1], line.get_ydata()[-1]) == (1, 1)
-    half = at(STEEP, 0.5)
+    half = curve_at(STEEP, 0.5)
     assert (axes.lines[1].get_xdata()[0], axes.lines[1].get_ydata()[0]) == (half.failure, half.success)
 
 
@@ -420,10 +412,10 @@ def test_the_threshold_is_the_highest_that_accepts_the_share(held, share, dtype)
     held = held.assign(confidence=held.confidence.astype(dtype))
     right = held[held.label == held.prediction].confidence.to_numpy()
     if not len(right):
-        with pytest.raises(ValueError, match="needs right answers"):
-            threshold_for(held, share)
+        with pytest.raises(ValueError, match="needs held-out scores"):
+            choose_threshold(held.confidence, keep=share, right=held.prediction == held.label)
         return
-    t = threshold_for(held, share)
+    t = choose_threshold(held.confidence, keep=share, right=held.prediction == held.label)
     lowest = right[right.astype(float) > t].min()
     assert np.mean(right.astype(float) > t) >= share - 1e-9
     assert np.mean(right > lowest) < share  # the next threshold up, at a confidence, accepts too few
@@ -435,13 +427,27 @@ def test_robust_error_answers_what_the_threshold_accepts(share):
     "Tables hold float32; a comparison in float32 would round the threshold up to the confidence that it lies below"
     confidence = torch.rand(100, generator=generator(0)).numpy()
     held = pd.DataFrame({"label": 0, "prediction": 0, "confidence": confidence})
-    assert robust_error(held, held, threshold_for(held, share)) == (0, round(100 * share))
+    assert robust_error(held, held, choose_threshold(held.confidence, keep=share, right=held.prediction == held.label)) == (0, round(100 * share))
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, 95, None, "0.95"])
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, 95, None, math.nan, "0.95"])
 def test_a_share_that_cannot_be_is_refused(share):
-    with pytest.raises(ValueError, match="share in"):
-        threshold_for(GOOD, share)
+    with pytest.raises((TypeError, ValueError), match="share of them|is chosen by|must be a number"):
+        choose_threshold(GOOD.confidence, keep=share, right=GOOD.prediction == GOOD.label)
+
+
+@settings(deadline=None, max_examples=100)
+@given(scores=st.lists(st.floats(allow_nan=False), min_size=1, max_size=30), lost=st.floats(0, 0.99))
+def test_the_two_ways_to_ask_for_a_threshold_agree(scores, lost):
+    right = [True] * len(scores)
+    kept = (len(scores) - int(lost * len(scores) + 1e-9)) / len(scores)
+    assert choose_threshold(scores, lose=lost) == choose_threshold(scores, keep=kept, right=right)
+
+
+def test_a_threshold_is_asked_for_in_one_way():
+    for ways in {}, {"keep": 0.9}, {"lose": 0.1, "right": [True]}, {"keep": 0.9, "lose": 0.1, "right": [True]}:
+        with pytest.raises(ValueError, match="is chosen by `keep`"):
+            choose_threshold([0.5], **ways)
 
 
 @settings(deadline=None, max_examples=100)
@@ -468,12 +474,10 @@ def test_nobody_is_counted_at_a_threshold_that_cannot_be(t):
 
 
 def test_counts_and_thresholds_need_confidences():
-    for call in (lambda: success_fail(None, GOOD), lambda: threshold_for([], 0.9), lambda: robust_error(GOOD, None, 0.5)):
+    for call in (lambda: success_fail(None, GOOD), lambda: robust_error(GOOD, None, 0.5)):
         with pytest.raises(TypeError, match="table must be a DataFrame"):
             call()
     for bad in GOOD.drop(columns="confidence"), GOOD.assign(confidence=[0.5, math.nan]):
-        with pytest.raises(ValueError, match="the held-out table (lacks the column confidence|must have rows)"):
-            threshold_for(bad, 0.9)
         with pytest.raises(ValueError, match="the adversarial table (lacks the column confidence|must have rows)"):
             robust_error(GOOD, bad, 0.5)
 
@@ -484,11 +488,11 @@ def test_counts_and_thresholds_need_confidences():
 
 def test_a_bundle_takes_the_most_confident_point_of_each_example():
     y, rng = torch.tensor([0, 1, 2, 0]), generator(1)
-    runs = [with_confidence(Found(torch.rand(4, 1, 2, 2, generator=rng), torch.rand(4, generator=rng), torch.randn(4, 3, generator=rng),
+    runs = [with_wrong_confidence(Found(torch.rand(4, 1, 2, 2, generator=rng), torch.rand(4, generator=rng), torch.randn(4, 3, generator=rng),
                                   torch.randint(9, (4,), generator=rng)), y) for _ in range(5)]
     before = [f.x.clone() for f in runs]
     best = bundle(*runs)
-    winner = torch.stack([f.confidence for f in runs]).argmax(0)
+    winner = torch.stack([f.wrong_confidence for f in runs]).argmax(0)
     for i, w in enumerate(winner.tolist()):
         for name in "x", "value", "logits", "confidence":
             assert torch.equal(getattr(best, name)[i], getattr(runs[w], name)[i])
@@ -500,7 +504,7 @@ def test_a_bundle_takes_the_most_confident_point_of_each_example():
 
 def test_of_equals_the_first_is_kept():
     y, logits = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
-    first, second = (with_confidence(Found(torch.full((2, 1, 1, 1), v), torch.zeros(2), logits, torch.ones(2, dtype=torch.int64)), y) for v in (0.1, 0.2))
+    first, second = (with_wrong_confidence(Found(torch.full((2, 1, 1, 1), v), torch.zeros(2), logits, torch.ones(2, dtype=torch.int64)), y) for v in (0.1, 0.2))
     assert torch.equal(bundle(first, second).x, first.x) and torch.equal(bundle(second, first).x, second.x)
 
 
@@ -510,7 +514,7 @@ def test_what_does_not_belong_together_is_not_bundled():
     for others in ((), (one, found_at(torch.zeros(3, 3), torch.zeros(3, dtype=torch.int64)))):
         with pytest.raises(ValueError, match="bundle needs one or more results for the same images"):
             bundle(*others)
-    with pytest.raises(ValueError, match="admit adds it"):
+    with pytest.raises(ValueError, match="score_inside adds it"):
         bundle(one, Found(one.x, one.value, one.logits, one.passes))
 
 
@@ -522,15 +526,15 @@ def test_ineligible_points_are_never_chosen():
     z[2] = (z[2] + 0.3).clamp(0, 1)
     z[3, 0, 0, 0] = -0.01
     z[4] = (z[4] + 0.05).clamp(0, 1)
-    told = admit(model, x, y, Linf(0.1), z)
+    told = score_inside(model, x, y, Linf(0.1), z)
     assert torch.equal(told.x[:4], x[:4]) and torch.equal(told.x[4], z[4])
     torch.testing.assert_close(told.logits, predict(model, told.x))
-    torch.testing.assert_close(told.confidence, WrongConfidence(y)(told.logits).exp())
+    torch.testing.assert_close(told.wrong_confidence, WrongConfidence(y)(told.logits).exp())
     assert (told.passes == 0).all()
-    kept = admit(model, x, y, Linf(0.1), Found(z, z[:, 0, 0, 0], torch.full((5, 4), torch.nan), torch.full((5,), 3)))
+    kept = score_inside(model, x, y, Linf(0.1), Found(z, z[:, 0, 0, 0], torch.full((5, 4), torch.nan), torch.full((5,), 3)))
     assert torch.equal(kept.x, told.x) and (kept.passes == 3).all() and torch.equal(kept.logits, told.logits)
     with pytest.raises(ValueError, match=r"points of shape \(4, 1, 3, 3\)"):
-        admit(model, x, y, Linf(0.1), z[:4])
+        score_inside(model, x, y, Linf(0.1), z[:4])
 
 
 @given(y=st.lists(st.integers(0, 5), min_size=1, max_size=5), more=st.integers(0, 3))
@@ -547,7 +551,7 @@ def test_logarithms_last_where_probabilities_vanish(how):
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([300.0, 0.0, 50.0, 100.0]))
     found = max_confidence(model, x, y, Linf(0.1), **how)
-    assert found.confidence.item() == 0 and -205 < found.value.item() < -190
+    assert found.wrong_confidence.item() == 0 and -205 < found.value.item() < -190
     torch.testing.assert_close(found.value, WrongConfidence(y)(found.logits))
 
 
@@ -566,8 +570,8 @@ def test_points_lie_in_their_sets_and_are_scored_there(ball, how):
     found = max_confidence(model, x, LABELS, ball, **how)
     assert ball.contains(found.x, x).all() and (found.x >= 0).all() and (found.x <= 1).all()
     torch.testing.assert_close(found.logits, predict(model, found.x), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.confidence, WrongConfidence(LABELS)(found.logits).exp(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.value, found.confidence.log(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.wrong_confidence, WrongConfidence(LABELS)(found.logits).exp(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.value, found.wrong_confidence.log(), atol=1e-5, rtol=0)
     assert found.passes.dtype == torch.int64 and found.passes.shape == (6,)
     if "steps" in how:
         assert (found.passes == 3 * how["steps"] * how.get("restarts", 1)).all()  # of 4 classes 3 are wrong
@@ -579,7 +583,7 @@ def test_never_less_confident_than_the_clean_image(seed, how):
     model, x = linear(4, scale=10, seed=seed)[0], images(6, seed=seed)
     clean = WrongConfidence(LABELS)(predict(model, x)).exp()
     found = max_confidence(model, x, LABELS, Linf(0.1), seed=seed, **how)
-    assert (found.confidence >= clean - 1e-6).all()
+    assert (found.wrong_confidence >= clean - 1e-6).all()
 
 
 @pytest.mark.parametrize("how", [{}, {"steps": 2}])
@@ -587,7 +591,7 @@ def test_restarts_and_bundles_are_never_worse(how):
     model, x = network(), images()
     runs = [max_confidence(model, x, LABELS, Linf(0.2), restarts=r, seed=5, **how) for r in (1, 2, 4)]
     for fewer, more in itertools.pairwise(runs):
-        assert (more.confidence >= fewer.confidence).all() and (more.passes >= fewer.passes).all()
+        assert (more.wrong_confidence >= fewer.wrong_confidence).all() and (more.passes >= fewer.passes).all()
 
 
 @pytest.mark.parametrize("how", [{}, {"steps": 2, "step_size": 0.02}, {"restarts": 2}])
@@ -595,14 +599,14 @@ def test_the_same_seed_finds_the_same_whatever_the_batch_size(how):
     model, x = network(), images()
     one, *others = (max_confidence(model, x, LABELS, Linf(0.2), seed=3, batch_size=b, **how) for b in (256, 1, 4, 17))
     for other in others:
-        torch.testing.assert_close(one.confidence, other.confidence, atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.wrong_confidence, other.wrong_confidence, atol=1e-5, rtol=0)
         assert torch.equal(one.passes, other.passes)
     again = max_confidence(model, x, LABELS, Linf(0.2), seed=3, **how)
     assert torch.equal(one.x, again.x) and torch.equal(one.logits, again.logits)
     assert not torch.equal(one.x, max_confidence(model, x, LABELS, Linf(0.2), seed=4, **how).x)
     each = max_confidence(model, x[2:], LABELS[2:], Linf(0.2), seed=streams(3, 6)[2:], **how)
     alone = max_confidence(model, x[3:], LABELS[3:], Linf(0.2), seed=streams(3, 6)[3:], **how)
-    torch.testing.assert_close(each.confidence[1:], alone.confidence, atol=1e-5, rtol=0)
+    torch.testing.assert_close(each.wrong_confidence[1:], alone.wrong_confidence, atol=1e-5, rtol=0)
 
 
 def test_each_example_has_its_own_eps():
@@ -610,7 +614,7 @@ def test_each_example_has_its_own_eps():
     together = max_confidence(model, x, LABELS, Linf(eps), seed=torch.arange(6))
     for i in range(6):
         alone = max_confidence(model, x[i : i + 1], LABELS[i : i + 1], Linf(eps[i].item()), seed=torch.tensor([i]))
-        torch.testing.assert_close(together.confidence[i : i + 1], alone.confidence, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.wrong_confidence[i : i + 1], alone.wrong_confidence, atol=1e-5, rtol=0)
     assert ((together.x - x).abs().flatten(1).amax(1) <= eps + 1e-6).all()
 
 
@@ -623,14 +627,14 @@ def test_any_number_of_classes(classes, steps):
     assert found.logits.shape == (2, classes) and Linf(0.3).contains(found.x, x).all()
     best = [max(solve_linf(W, b, t, x[i].double().numpy().ravel(), 0.3) for t in range(classes) if t != y[i]) for i in range(2)] if classes < 4 else None
     if best and steps is None:
-        np.testing.assert_allclose(found.confidence, np.exp(best), atol=1e-3)
-    assert (found.confidence >= WrongConfidence(y)(predict(model, x)).exp() - 1e-6).all()
+        np.testing.assert_allclose(found.wrong_confidence, np.exp(best), atol=1e-3)
+    assert (found.wrong_confidence >= WrongConfidence(y)(predict(model, x)).exp() - 1e-6).all()
 
 
 def test_with_a_thousand_classes_the_race_finds_what_the_exhaustive_attack_finds():
     model, x, y = linear(1000, scale=2, seed=1)[0], images(2), torch.tensor([3, 500])
     race, full = max_confidence(model, x, y, Linf(0.3)), max_confidence(model, x, y, Linf(0.3), 20)
-    assert (race.confidence >= full.confidence - 1e-3).all() and (race.passes < full.passes / 10).all()
+    assert (race.wrong_confidence >= full.wrong_confidence - 1e-3).all() and (race.passes < full.passes / 10).all()
 
 
 def steep(classes, height=0.3):
@@ -648,7 +652,7 @@ def test_of_more_than_a_thousand_classes_every_one_is_tried(how):
     model, x, y = steep(1500), torch.zeros(2, 1, 3, 3), torch.tensor([0, 1])
     assert (predict(model, x).argsort(1)[:, 0] == 1499).all()
     found = max_confidence(model, x, y, Linf(0.3), **how)
-    assert (found.logits.argmax(1) == 1499).all() and (found.confidence > 0.99).all()
+    assert (found.logits.argmax(1) == 1499).all() and (found.wrong_confidence > 0.99).all()
 
 
 class Largest(TorchDispatchMode):
@@ -690,9 +694,9 @@ def test_images_that_are_misclassified_already_get_worse():
     clean = predict(model, x).softmax(1).amax(1)
     for how in {}, {"steps": 5}:
         found = max_confidence(model, x, wrong, Linf(0.1), **how)
-        assert (found.confidence >= clean - 1e-6).all() and (found.confidence > clean).any()
+        assert (found.wrong_confidence >= clean - 1e-6).all() and (found.wrong_confidence > clean).any()
     rows = evaluate(model, x, wrong, {"max": partial(max_confidence, ball=Linf(0.1))})
-    assert at(success_fail(rows[rows.attack == "clean"], rows[rows.attack == "max"]), 0).failure == 1
+    assert curve_at(success_fail(rows[rows.attack == "clean"], rows[rows.attack == "max"]), 0).failure == 1
 
 
 def test_an_example_with_a_sure_mistake_costs_next_to_nothing():
@@ -721,7 +725,7 @@ def test_an_optimizer_cannot_cheat(cheat):
     model, x = network(), images()
     found = max_confidence(model, x, LABELS, Linf(0.01), optimizer=lambda model, objective, x, ball, seed: cheat(x))
     assert Linf(0.01).contains(found.x, x).all()
-    torch.testing.assert_close(found.confidence, WrongConfidence(LABELS)(predict(model, found.x)).exp())
+    torch.testing.assert_close(found.wrong_confidence, WrongConfidence(LABELS)(predict(model, found.x)).exp())
 
 
 def test_foolbox_can_be_the_optimizer():
@@ -735,27 +739,27 @@ def test_foolbox_can_be_the_optimizer():
     model, x = network().eval(), images()
     found = max_confidence(model, x, LABELS, Linf(0.1), optimizer=by_foolbox)
     clean = WrongConfidence(LABELS)(predict(model, x)).exp()
-    assert Linf(0.1).contains(found.x, x).all() and (found.confidence > clean).all()
+    assert Linf(0.1).contains(found.x, x).all() and (found.wrong_confidence > clean).all()
     ours = max_confidence(model, x, LABELS, Linf(0.1))
-    both = bundle(ours, found, admit(model, x, LABELS, Linf(0.1), x))
-    assert torch.equal(both.confidence, torch.maximum(ours.confidence, found.confidence))
+    both = bundle(ours, found, score_inside(model, x, LABELS, Linf(0.1), x))
+    assert torch.equal(both.wrong_confidence, torch.maximum(ours.wrong_confidence, found.wrong_confidence))
 
 
 def test_the_public_recipe_is_a_bundle():
     model, x = network(), images()
     found = public_recipe(model, x, LABELS, Linf(0.1), steps=2, step_size=0.05, longer=3, seed=1)
     assert (found.passes == 3 * 2 + 3 * 6).all()
-    for part in max_confidence(model, x, LABELS, Linf(0.1), 2, 0.05, seed=1), max_confidence(model, x, LABELS, Linf(0.1), 6, 0.05 / 3, seed=2):
-        assert (found.confidence >= part.confidence).all()
+    for part in max_confidence(model, x, LABELS, Linf(0.1), 2, step_size=0.05, seed=1), max_confidence(model, x, LABELS, Linf(0.1), 6, step_size=0.05 / 3, seed=2):
+        assert (found.wrong_confidence >= part.wrong_confidence).all()
 
 
 def test_against_a_loss_attack_on_three_classes():
     "Maximising the loss of the right class spreads over both others; MaxConfidence settles for one (section 4)"
     model, W, b = linear(3, dtype=torch.float64, scale=1.5, seed=7)
     x, y = images(20, seed=2, dtype=torch.float64), torch.arange(20) % 3
-    loss = with_confidence(maximize(model, CrossEntropy(y), x, Linf(0.2), steps=40), y)
+    loss = with_wrong_confidence(maximize(model, CrossEntropy(y), x, Linf(0.2), steps=40), y)
     ours = max_confidence(model, x, y, Linf(0.2))
-    assert (ours.confidence >= loss.confidence - 1e-4).all() and (ours.confidence > loss.confidence + 1e-3).any()
+    assert (ours.wrong_confidence >= loss.wrong_confidence - 1e-4).all() and (ours.wrong_confidence > loss.wrong_confidence + 1e-3).any()
 
 
 def dropout_model():
@@ -776,25 +780,25 @@ def test_the_model_and_the_world_are_left_as_they_were(how):
     assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
     assert torch.equal(x.detach(), pixels) and x.grad is None
     assert not any(getattr(found, n).requires_grad for n in ("x", "value", "logits", "confidence"))
-    torch.testing.assert_close(found.confidence, max_confidence(model.eval(), x, LABELS, Linf(0.1), **how).confidence)
+    torch.testing.assert_close(found.wrong_confidence, max_confidence(model.eval(), x, LABELS, Linf(0.1), **how).wrong_confidence)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_it_works_where_gradients_are_off(context):
     model, x = network(), images()
-    expected = max_confidence(model, x, LABELS, Linf(0.1)).confidence
+    expected = max_confidence(model, x, LABELS, Linf(0.1)).wrong_confidence
     with context():
         found = max_confidence(model, x, LABELS, Linf(0.1))
         inside = max_confidence(model, images(), LABELS, Linf(torch.full((6,), 0.1)), steps=2)
-    torch.testing.assert_close(found.confidence, expected)
-    assert torch.isfinite(inside.confidence).all()
+    torch.testing.assert_close(found.wrong_confidence, expected)
+    assert torch.isfinite(inside.wrong_confidence).all()
 
 
 def test_a_number_is_an_l_inf_radius():
     model, x = network(), images()
     for attack in max_confidence, partial(public_recipe, steps=1, step_size=0.05, longer=2):
         assert torch.equal(attack(model, x, LABELS, 0.2).x, attack(model, x, LABELS, Linf(0.2)).x)
-    assert torch.equal(admit(model, x, LABELS, 0.1, x + 0.2).x, x)
+    assert torch.equal(score_inside(model, x, LABELS, 0.1, x + 0.2).x, x)
 
 
 @pytest.mark.parametrize("change, error, sentence", [
@@ -804,21 +808,21 @@ def test_a_number_is_an_l_inf_radius():
 ])
 def test_images_and_labels_are_checked_before_points_are_admitted(change, error, sentence):
     with pytest.raises(error, match=sentence):
-        admit(**{"model": network(), "x": images(), "y": LABELS, "ball": Linf(0.1), "points": images()} | change)
+        score_inside(**{"model": network(), "x": images(), "y": LABELS, "ball": Linf(0.1), "points": images()} | change)
 
 
 @pytest.mark.parametrize("kind, gets", [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
 def test_admitted_points_are_pixels_of_the_images_precision_without_a_gradient(kind, gets):
     x = nn.Parameter(images().to(kind))
     for points in x, x.detach() + 1e-6:
-        found = admit(network(), x, LABELS, 0.1, points)
+        found = score_inside(network(), x, LABELS, 0.1, points)
         assert found.x.dtype == gets and not found.x.requires_grad and found.x.min() >= 0 and found.x.max() <= 1
 
 
 def test_points_and_lengths_of_another_kind_are_refused():
     model, x = network(), images()
     with pytest.raises(TypeError, match="points must be a tensor of images or a Found, not ndarray"):
-        admit(model, x, LABELS, 0.1, x.numpy())
+        score_inside(model, x, LABELS, 0.1, x.numpy())
     for wrong in {"longer": 2.5}, {"longer": None}, {"step_size": None}:
         with pytest.raises(ValueError, match="the longer run"):
             public_recipe(model, x, LABELS, 0.1, steps=1, **wrong)
@@ -829,7 +833,7 @@ def test_as_many_values_may_change_as_the_set_allows(ball):
     model, x = network(side=5), images(6, 5)
     found = max_confidence(model, x, LABELS, ball)
     clean = WrongConfidence(LABELS)(predict(model, x)).exp()
-    assert ball.contains(found.x, x).all() and (found.confidence > clean + 0.01).sum() >= 4
+    assert ball.contains(found.x, x).all() and (found.wrong_confidence > clean + 0.01).sum() >= 4
 
 
 BAD = {
@@ -892,4 +896,4 @@ def test_on_the_gpu_it_finds_as_much():
     for where in x, x.cuda():
         there = max_confidence(network().cuda(), where, LABELS, Linf(torch.full((6,), 0.1)))
         assert there.x.device == where.device
-        torch.testing.assert_close(there.confidence.cpu(), here.confidence, atol=1e-3, rtol=0)
+        torch.testing.assert_close(there.wrong_confidence.cpu(), here.wrong_confidence, atol=1e-3, rtol=0)

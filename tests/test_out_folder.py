@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_resume import project
 
-from confnb import pages as p
-from confnb import reproduce as r
+from confnb import basics
+from confnb.workshop import plans, runner, runs, site, staleness
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def checkout(tmp_path_factory):
 
 
 def run(root, out):
-    plan = r.plan(root, ["separation"], out=out)
-    return plan, r.reproduce(plan, say=lambda line: None)
+    plan = plans.plan(root, ["separation"], out=out)
+    return plan, runs.reproduce(plan, say=lambda line: None)
 
 
 def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
@@ -35,7 +35,7 @@ def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
     for _ in range(2):
         run(checkout, out)
         assert {name: (out / name).read_text() for name in mine} == mine and (out / "index.html").exists()
-    assert not (out / r.WORK).exists()
+    assert not (out / staleness.WORK).exists()
 
 
 @pytest.mark.parametrize("name", ["index.html", "manifest.json", "claims.html", "figures/man-T1.csv", "notebooks/10_separation.ipynb", "done/10_separation.json"])
@@ -43,7 +43,7 @@ def test_a_folder_in_which_something_would_be_lost_is_refused_before_anything_ru
     out = checkout / f"theirs-{name.replace('/', '-')}"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text('{"mine": 1}')
-    with pytest.raises(p.Refusal, match="was not made by confnb and would be lost; name another folder"):
+    with pytest.raises(basics.UsageError, match="was not made by confnb and would be lost; name another folder"):
         run(checkout, out)
     assert (out / name).read_text() == '{"mine": 1}' and not (out / "logs").exists()
 
@@ -65,7 +65,7 @@ def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
 def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout):
     out = checkout / "first"
     run(checkout, out)
-    (out / p.MADE).unlink()
+    (out / basics.MADE).unlink()
     before = {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")}
     assert (out / "manifest.json").exists() and run(checkout, out)[1] == run(checkout, checkout / "fresh")[1]
     assert {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")} == before
@@ -84,13 +84,13 @@ def test_no_random_file_is_touched(tmp_path, checkout, files):
     for name, data in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(data)
-    plan = r.plan(checkout, ["separation"], out=out)
+    plan = plans.plan(checkout, ["separation"], out=out)
     topic = plan.topics[0]
-    r._begin(plan)
-    box = r._box(out, topic)
+    runs._begin(plan)
+    box = runner._box(out, topic)
     (box / "figures/man-T1.csv").write_text("1\n")
-    r._install(plan, topic, box / "figures", ["man-T1"])
-    r._install(plan, topic, box / "figures", [])
+    runner._install(plan, topic, box / "figures", ["man-T1"])
+    runner._install(plan, topic, box / "figures", [])
     shutil.rmtree(box)
     assert {name: (out / name).read_bytes() for name in files} == files and not (out / "figures/man-T1.csv").exists()
 
@@ -99,74 +99,74 @@ def test_offline_pages_replace_only_their_own(checkout):
     out = checkout / "site"
     out.mkdir()
     (out / "other.html").write_text("mine")
-    p.pages(checkout, out)
-    p.pages(checkout, out)
+    site.pages(checkout, out)
+    site.pages(checkout, out)
     assert (out / "other.html").read_text() == "mine" and 'name="generator" content="confnb"' in (out / "index.html").read_text()
     (checkout / "blog").mkdir()
     (checkout / "blog/index.html").write_text("mine")
-    with pytest.raises(p.Refusal, match="not made by confnb"):
-        p.pages(checkout, checkout / "blog")
+    with pytest.raises(basics.UsageError, match="not made by confnb"):
+        site.pages(checkout, checkout / "blog")
     assert [f.name for f in (checkout / "blog").iterdir()] == ["index.html"]
 
 
 @pytest.mark.parametrize("name, stays", [("figures/a.csv", True), ("a", True), ("../a", False), ("/etc/passwd", False), ("", False), ("a/../../b", False)])
 def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
-    assert p.inside(name) == stays
+    assert basics.inside(name) == stays
 
 
 def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout):
     out, site = checkout / "later", checkout / "later-site"
     run(checkout, out)
-    p.pages(checkout, site)
-    for folder, again in (out, lambda: run(checkout, out)), (site, lambda: p.pages(checkout, site)):
+    site.pages(checkout, site)
+    for folder, again in (out, lambda: run(checkout, out)), (site, lambda: site.pages(checkout, site)):
         again()
         (folder / "index.html").write_text("<h1>my own page</h1>")
-        with pytest.raises(p.Refusal, match="index.html was not made by confnb and would be lost; name another folder"):
+        with pytest.raises(basics.UsageError, match="index.html was not made by confnb and would be lost; name another folder"):
             again()
         assert (folder / "index.html").read_text() == "<h1>my own page</h1>"
 
 
 def of_the_first_edition(folder):
     "Pages as they were before they named their generator, and before there was a list of them"
-    (folder / p.MADE).unlink()
+    (folder / basics.MADE).unlink()
     for page in folder.rglob("*.html"):
         page.write_text(page.read_text().replace('<meta name="generator" content="confnb">\n', ""))
 
 
 def test_offline_pages_of_the_first_edition_are_known_by_their_style(checkout):
     out = checkout / "old-site"
-    front = p.pages(checkout, out)
+    front = site.pages(checkout, out)
     of_the_first_edition(out)
-    assert "generator" not in front.read_text() and "generator" in p.pages(checkout, out).read_text()
+    assert "generator" not in front.read_text() and "generator" in site.pages(checkout, out).read_text()
     of_the_first_edition(out)
     front.write_text(front.read_text().replace(":root { color-scheme: light dark; ", ":root { "))
-    with pytest.raises(p.Refusal, match="index.html was not made by confnb"):
-        p.pages(checkout, out)
+    with pytest.raises(basics.UsageError, match="index.html was not made by confnb"):
+        site.pages(checkout, out)
 
 
 def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout):
     out = checkout / "first-run"
     run(checkout, out)
     of_the_first_edition(out)
-    with pytest.raises(p.Refusal, match="index.html was not made by confnb"):
-        p.pages(checkout, out)
+    with pytest.raises(basics.UsageError, match="index.html was not made by confnb"):
+        site.pages(checkout, out)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
-@pytest.mark.parametrize("holder", [lambda out: p.alone(out), lambda out: r._held(out)], ids=["pages", "reproduce"])
+@pytest.mark.parametrize("holder", [lambda out: basics.alone(out), lambda out: runs._held(out)], ids=["pages", "reproduce"])
 def test_pages_wait_for_nobody_at_work_in_their_folder(checkout, tmp_path, holder):
     out = tmp_path / "site"
-    with holder(out), pytest.raises(p.Refusal, match="another run is at work in .*site; wait for it, or name another folder"):
-        p.pages(checkout, out)
-    assert p.pages(checkout, out).exists()
+    with holder(out), pytest.raises(basics.UsageError, match="another run is at work in .*site; wait for it, or name another folder"):
+        site.pages(checkout, out)
+    assert site.pages(checkout, out).exists()
 
 
 def test_pages_that_are_stopped_say_so(checkout, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(p, "page", stop)
+    monkeypatch.setattr(site, "page", stop)
     with pytest.raises(KeyboardInterrupt):
-        p.pages(checkout, tmp_path / "site")
+        site.pages(checkout, tmp_path / "site")
     said = capsys.readouterr().err
     assert said.startswith("confnb: stopped; ") and said.count("\n") == 1 and not (tmp_path / "site").exists()

@@ -10,7 +10,9 @@ import nbformat
 import pytest
 from test_reproduce import PARAMETERS, PUBLISH, project, write_notebook
 
-from confnb import reproduce as r
+from confnb import basics
+from confnb.workshop import gallery, plans, runner, runs, staleness
+from confnb.workshop import site as site_module
 
 FORMULAS = [
     r"\frac{a}{b}",
@@ -28,7 +30,7 @@ FORMULAS = [
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas_convert(formula):
-    text = r.mathml(formula, display=True)
+    text = site_module.mathml(formula, display=True)
     shown = re.sub(r"<[^>]+>", "", text)
     assert "<math" in text and "\\" not in shown and "&amp;" not in shown
 
@@ -36,7 +38,7 @@ def test_formulas_convert(formula):
 @pytest.mark.parametrize("formula", [r"\nonsense x", r"\frac{a}", "{a", r"\left( a", r"\begin{matrixx} a & b \end{matrixx}", r"\sqrt[3]"])
 def test_formulas_that_cannot_be_shown_are_named(formula):
     with pytest.raises(ValueError, match=re.escape(formula)):
-        r.mathml(formula)
+        site_module.mathml(formula)
 
 
 def notebook(*cells):
@@ -52,21 +54,21 @@ def test_directives_and_hidden_cells_go():
         ("#| export\ndef f(): return 1", "code"),
         ("#| echo: false\nplot()", "code"),
     )
-    shown = r.shown(nb)
+    shown = site_module.shown(nb)
     assert [c.source for c in shown.cells] == ["def f(): return 1", "plot()"] and shown.cells[0].metadata["tags"] == ["exported"]
-    text = r.page(nb, Path("."), {})
+    text = site_module.page(nb, Path("."), {})
     assert "secret" not in text and "#|" not in text and "celltag_exported" in text and "plot" not in text.split("</style>")[1]
 
 
 def test_links_and_pictures(tmp_path):
     (tmp_path / "dot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     nb = notebook(("# T\n[a](b.ipynb#here) [LICENSE](LICENSE) [d](https://x.org) ![dot](dot.svg)", "markdown"))
-    text = r.page(nb, tmp_path, {(tmp_path / "b.ipynb").resolve(): "b.html"})
+    text = site_module.page(nb, tmp_path, {(tmp_path / "b.ipynb").resolve(): "b.html"})
     assert 'href="b.html#here"' in text and "LICENSE" in text and 'href="LICENSE"' not in text and 'href="https://x.org"' in text
     assert "data:image/svg+xml;base64," in text and "<title>T</title>" in text
     for missing in "![x](none.png)", "![x](https://x.org/x.png)":
         with pytest.raises(ValueError, match="would not show it without a network"):
-            r.page(notebook((missing, "markdown")), tmp_path, {})
+            site_module.page(notebook((missing, "markdown")), tmp_path, {})
 
 
 def test_outputs_bring_no_script():
@@ -76,20 +78,20 @@ def test_outputs_bring_no_script():
         nbformat.v4.new_output("display_data", {"text/html": "<b>bold</b><script src='https://cdn/x.js'></script>"}),
         nbformat.v4.new_output("display_data", {"application/javascript": "alert(1)"}),
     ]
-    text = r.page(nb, Path("."), {})
+    text = site_module.page(nb, Path("."), {})
     assert "<b>bold</b>" in text and "<script" not in text and "a warning" not in text
 
 
 def test_captions_are_escaped_and_tables_shown(tmp_path):
     told, out = small_run(tmp_path, caption="a <b> & 'c'")
-    text = r.gallery(told, out)
+    text = gallery.gallery_page(told, out)
     assert "a &lt;b&gt; &amp;" in text and "<b>" not in text and "<td>0.1235</td>" in text
 
 
 def small_run(root, caption="what is shown"):
     """(manifest, folder) of a run of separation that was never executed: one wide figure, one wide table."""
     root = project(root)
-    plan = r.plan(root, ["separation"], out=root / "run")
+    plan = plans.plan(root, ["separation"], out=root / "run")
     topic, out = plan.topics[0], plan.out
     for folder in ("figures", "notebooks", "pages", "logs"):
         (out / folder).mkdir(parents=True)
@@ -102,9 +104,9 @@ def small_run(root, caption="what is shown"):
     )
     shutil.copy(topic.notebook, out / "notebooks")
     (out / "logs/10_separation.log").write_text("")
-    (out / "pages/10_separation.html").write_text(r.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
-    told = r.manifest(plan, [r.Ran(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
-    for name, text in ("index.html", r.gallery(told, out)), ("claims.html", r.claims_page(told, out)):
+    (out / "pages/10_separation.html").write_text(site_module.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
+    told = runs.manifest(plan, [staleness.TopicResult(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
+    for name, text in ("index.html", gallery.gallery_page(told, out)), ("claims.html", gallery.claims_page(told, out)):
         (out / name).write_text(text)
     return told, out
 
@@ -129,9 +131,9 @@ def links_of(page):
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """The pages of this repository."""
-    root = r.checkout(Path(r.__file__).parent)
+    root = plans.checkout(Path(runner.__file__).parent)
     folder = tmp_path_factory.mktemp("pages")
-    r.pages(root, folder)
+    site_module.pages(root, folder)
     return folder
 
 
@@ -155,7 +157,7 @@ def broken(folder):
 def test_pages_of_this_repository(offline):
     """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == len([p for p in (Path(r.__file__).parents[1] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(made) == len([p for p in (Path(runner.__file__).parents[1] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style)\b.*?</\1>", "", page.read_text())
@@ -178,29 +180,29 @@ CITED = {
 
 @pytest.mark.parametrize("text", CITED)
 def test_citations_become_links(text):
-    nbs = Path(r.__file__).parents[1] / "nbs"
-    assert CITED[text] in r.page(notebook((text, "markdown")), nbs, {nbs / "bibliography.ipynb": "bibliography.html"})
-    assert "cite:" not in r.page(notebook((text, "markdown")), nbs, {})  # where there is no such page the name stays
+    nbs = Path(runner.__file__).parents[1] / "nbs"
+    assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs, {nbs / "bibliography.ipynb": "bibliography.html"})
+    assert "cite:" not in site_module.page(notebook((text, "markdown")), nbs, {})  # where there is no such page the name stays
 
 
 def test_a_citation_of_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match="@nobody2000x is not in references.bib"):
-        r.page(notebook(("[@nobody2000x]", "markdown")), tmp_path, {})
+        site_module.page(notebook(("[@nobody2000x]", "markdown")), tmp_path, {})
 
 
 def test_headings_bear_quartos_anchors():
     import made
 
     heads = ["mc-F1: one model, `its` bounds", "Twice", "Twice", "3 models, 99 %", "What is proved?"]
-    text = r.page(notebook(("\n\n".join(f"## {h}" for h in heads), "markdown")), Path("."), {})
+    text = site_module.page(notebook(("\n\n".join(f"## {h}" for h in heads), "markdown")), Path("."), {})
     assert re.findall(r'<h2 id="([^"]+)"', text) == [made.anchor(h) + ("-1" if i == 2 else "") for i, h in enumerate(heads)]
 
 
 def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
     root = project(tmp_path)
     write_notebook(root / "nbs/topics/20_hcnn.ipynb", ("# H\n$\\nonsense$", "markdown"))
-    with pytest.raises(r.Refusal, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
-        r.pages(root, root / "made")
+    with pytest.raises(basics.UsageError, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
+        site_module.pages(root, root / "made")
     assert not (root / "made").exists()
 
 
@@ -229,7 +231,7 @@ def site(tmp_path_factory):
         ("#| export\nx = '" + "long " * 60 + "'",),
         ("| a | b |\n|---|---|\n| " + "wide" * 40 + " | 2 |", "markdown"),
     )
-    r.pages(root, root / "made")
+    site_module.pages(root, root / "made")
     return out, root / "made"
 
 
@@ -258,7 +260,7 @@ def every_page(request):
     """A folder of pages to look at: the offline ones, and Quarto's where `make docs` was run."""
     if request.param == "offline":
         return request.getfixturevalue("offline")
-    if not (folder := Path(r.__file__).parents[1] / "_docs").is_dir():
+    if not (folder := Path(runner.__file__).parents[1] / "_docs").is_dir():
         pytest.skip("there is no _docs; make docs makes it where Quarto is installed")
     return folder
 
@@ -315,7 +317,7 @@ def test_faults_are_found(browser, tmp_path):
 def test_figures_are_white_cards_on_the_dark_site(browser, tmp_path):
     """The site's own style sheet, on a page built as Quarto builds one."""
     page = tmp_path / "a.html"
-    (tmp_path / "styles.css").write_text((Path(r.__file__).parents[1] / "nbs/styles.css").read_text())
+    (tmp_path / "styles.css").write_text((Path(runner.__file__).parents[1] / "nbs/styles.css").read_text())
     picture = "<img class='figure-img' src='data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"20\"/>'>"
     table = "<table class='dataframe'><tr>" + "<td>0.123456</td>" * 40 + "</tr></table>"
     page.write_text(f"<link rel='stylesheet' href='styles.css'><body class='quarto-dark' style='background: #222; margin: 0'><main><div class='cell-output-display'>{picture}</div>{table}</main>")

@@ -16,7 +16,19 @@ import torch
 from matplotlib.colors import to_rgb
 
 from confnb import plots
-from confnb.plots import LINES, OTHERS, PALETTE, STYLE, Published, color, line, publish, show_images, table_figure, use_style
+from confnb.plots import (
+    LINES,
+    OTHERS,
+    PALETTE,
+    STYLE,
+    Published,
+    color,
+    line,
+    publish,
+    show_images,
+    table_figure,
+    use_style,
+)
 
 MODELS = ["undefended", "regularised", "adversarially trained"]
 IN_NOTEBOOK = plots._in_notebook

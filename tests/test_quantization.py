@@ -24,8 +24,8 @@ from confnb.quantization import (
     quantized_network,
 )
 from confnb.runtime import generator, predict
-from confnb.search import Linf
-from confnb.training import CrossEntropyLoss, Recipe, fit, trained
+from confnb.sets import Linf
+from confnb.training import CrossEntropyLoss, Recipe, fit, load_or_train
 
 BITS = [*range(1, 9), 32]
 numbers = st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=12)
@@ -270,7 +270,7 @@ def test_trained_keeps_quantised_networks_apart(tmp_path, monkeypatch):
 
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
     x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
-    data = split(x, y, x, y, "toy")
-    nets = [trained(quantized_network, data, recipe=Recipe(epochs=1), device="cpu", architecture="three_layer_cnn", w=w, filters=2) for w in (1, 2, 1)]
+    data = split((x, y), (x, y), "toy")
+    nets = [load_or_train(quantized_network, data, recipe=Recipe(epochs=1), device="cpu", architecture="three_layer_cnn", w=w, filters=2) for w in (1, 2, 1)]
     assert len(list((tmp_path / "model").glob("*.safetensors"))) == 2
     assert torch.equal(predict(nets[0], x), predict(nets[2], x)) and not torch.equal(predict(nets[0], x), predict(nets[1], x))

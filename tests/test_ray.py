@@ -13,16 +13,16 @@ import torch
 from pandas.testing import assert_frame_equal
 from test_resume import WAIT, project, tables
 
-from confnb import cluster as cluster_module
-from confnb import reproduce as r
 from confnb.attacks import pgd, uniform_noise
-from confnb.cluster import evaluate_sharded, local, on_ray, stopping
+from confnb.basics import UsageError
 from confnb.maxconfidence import max_confidence
 from confnb.models import build
-from confnb.pages import Refusal
-from confnb.records import evaluate, from_foolbox, from_torchattacks
 from confnb.runtime import generator, streams, uniform
-from confnb.search import Linf
+from confnb.sets import Linf
+from confnb.tables import evaluate, from_foolbox, from_torchattacks
+from confnb.workshop import cluster as cluster_module
+from confnb.workshop import plans, runs, staleness
+from confnb.workshop.cluster import evaluate_sharded, local, on_ray, stopping
 
 N = 23
 
@@ -181,7 +181,7 @@ def test_an_attack_that_draws_for_some_of_its_examples_is_refused(subject):
 def test_a_cluster_where_nobody_listens_is_refused_at_once():
     for address in "localhost:1", "no-such-host.invalid:1":
         began = time.monotonic()
-        with pytest.raises(Refusal, match="there is no Ray cluster at"), on_ray(address):
+        with pytest.raises(UsageError, match="there is no Ray cluster at"), on_ray(address):
             pass
         assert time.monotonic() - began < 30
 
@@ -199,7 +199,7 @@ def test_an_open_port_that_is_not_rays_is_refused_soon(says, scheme, monkeypatch
 
         threading.Thread(target=greet, daemon=True).start()
         began = time.monotonic()
-        with pytest.raises(Refusal, match="there is no Ray cluster at .* start one with"):
+        with pytest.raises(UsageError, match="there is no Ray cluster at .* start one with"):
             cluster_module._ray(f"{scheme}127.0.0.1:{server.getsockname()[1]}")
         assert time.monotonic() - began < 10  # Ray itself takes a while to load
 
@@ -229,7 +229,7 @@ def test_without_ray_it_says_how_to_install_it(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else name)
-    with pytest.raises(Refusal, match=r"needs ray, .* pip install 'confnb\[ray\]'"), on_ray():
+    with pytest.raises(UsageError, match=r"needs ray, .* pip install 'confnb\[ray\]'"), on_ray():
         pass
 
 
@@ -288,14 +288,14 @@ def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
         Path("go").touch()
 
     threading.Thread(target=kill, daemon=True).start()
-    said, plan = [], r.plan(root, [])
-    assert r.reproduce(plan, said.append, r.Means(ray=made.address)) == [], said
+    said, plan = [], plans.plan(root, [])
+    assert runs.reproduce(plan, said.append, runs.RunOptions(ray=made.address)) == [], said
     ran = (root / "ran.txt").read_text().split()
     assert len(ran) == 3 and set(ran) == {"10_separation", "30_maxconfidence"}
     there = tables(root / "runs/digits")
-    assert len(there) == 8 and r.stale(plan, plan.topics[0]) is None and r.stale(plan, plan.topics[1]) is None
+    assert len(there) == 8 and staleness.why_stale(plan, plan.topics[0]) is None and staleness.why_stale(plan, plan.topics[1]) is None
     Path("ran.txt").unlink()
-    assert r.reproduce(r.plan(root, [], out="runs/here"), said.append) == []
+    assert runs.reproduce(plans.plan(root, [], out="runs/here"), said.append) == []
     assert tables(root / "runs/here") == there
 
 

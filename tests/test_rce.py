@@ -16,47 +16,46 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from confnb.attacks import CarliniWagner, cw_l2
 from confnb.cache import fingerprint
-from confnb.maxconfidence import success_fail
-from confnb.models import features, logits_and_features, outputs, preact_resnet, seeded
-from confnb.rce import (
-    NOT_SURE,
+from confnb.detector_attacks import (
     DensityGap,
-    DensityScore,
-    KDensity,
     NearestUndetected,
     OrthogonalSteps,
-    ReverseCrossEntropy,
-    ReverseLogits,
     ScoreOfMistake,
     WhiteBox,
     WrongAndNormal,
     _without_harm,
-    answers,
-    confidence_at_the_border,
-    confidence_score,
     cw_white_box,
-    decide,
-    interval,
-    label_family,
     max_score,
-    negated,
+    orthogonal_pgd,
+    rank_by_confidence,
+    typical_density,
+)
+from confnb.detectors import (
+    DensityScore,
+    KDensity,
+    confidence_score,
     non_me,
     non_me_score,
-    orthogonal_pgd,
-    ranked,
-    resample,
-    reverse_cross_entropy,
-    spread,
-    threshold_at,
-    typical_density,
-    weighted_auc,
-    weighted_mean,
+    within_class_distance,
 )
-from confnb.records import auc, evaluate
+from confnb.models import features, logits_and_features, outputs, preact_resnet, seeded
+from confnb.nearest import CarliniWagner, cw_l2
+from confnb.objectives import Margin, Nearest
 from confnb.runtime import generator, predict
-from confnb.search import Linf, Margin, Nearest, NoGradient
+from confnb.search import NoGradient
+from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold, predict_selectively, success_fail
+from confnb.sets import Linf
+from confnb.statistics import auc, bootstrap_frequencies, bootstrap_interval, weighted_auc, weighted_mean
+from confnb.tables import evaluate
+from confnb.topics.rce_kdensity import (
+    ReverseCrossEntropy,
+    ReverseLogits,
+    confidence_at_the_border,
+    label_family,
+    negate_logits,
+    reverse_cross_entropy,
+)
 from confnb.training import Recipe, accuracy, fit, smooth_labels
 
 images = partial(toys.images, side=4)
@@ -251,7 +250,7 @@ def test_theorem_2_for_random_probabilities(classes, share, seed, corner):
     if np.abs(p - reverse).max() > alpha or p.min() <= 0:
         p = np.r_[right, reverse[1:] - right / (classes - 1)]
     assert p.sum() == pytest.approx(1) and np.abs(p - reverse).max() <= alpha * (1 + 1e-9)
-    answer = negated(p)
+    answer = negate_logits(p)
     assert max(1 - answer[0], answer[1:].max()) <= alpha * (classes - 1) ** 2 * (1 + 1e-9)
     assert np.ptp(answer[1:]) <= 2 * alpha**2 * (classes - 1) ** 2 * (1 + 1e-9)
 
@@ -263,7 +262,7 @@ def test_theorem_2_at_the_worst_probabilities(classes, share):
     alpha = share / classes
     p = np.full(classes, (1 - alpha) / (classes - 1))
     p[0] = alpha
-    one_hot = 1 - negated(p)[0]
+    one_hot = 1 - negate_logits(p)[0]
     assert 0.1 * alpha < one_hot <= alpha * (classes - 1) ** 2
     worst = 0
     for high in np.linspace(0, alpha, 21):
@@ -271,7 +270,7 @@ def test_theorem_2_at_the_worst_probabilities(classes, share):
             rest = (1 - alpha - 2 / (classes - 1) - high - low) / max(classes - 3, 1)
             q = np.r_[alpha, 1 / (classes - 1) + low, 1 / (classes - 1) + high, np.full(classes - 3, rest)]
             if q.min() > 0 and abs(q.sum() - 1) < 1e-9 and np.abs(q - np.r_[0, np.full(classes - 1, 1 / (classes - 1))]).max() <= alpha * (1 + 1e-9):
-                worst = max(worst, abs(negated(q)[1] - negated(q)[2]))
+                worst = max(worst, abs(negate_logits(q)[1] - negate_logits(q)[2]))
     assert worst <= 2 * alpha**2 * (classes - 1) ** 2
     if classes == 10 and share == 0.02:
         assert worst > 0.5 * 2 * alpha**2 * (classes - 1) ** 2  # the search found something near the bound
@@ -279,7 +278,7 @@ def test_theorem_2_at_the_worst_probabilities(classes, share):
 
 def test_negated_is_the_softmax_of_minus_the_logits():
     logits = normal(5, 6, dtype=torch.float64)
-    np.testing.assert_allclose(negated(logits.softmax(1).numpy()), (-logits).softmax(1).numpy(), rtol=1e-10)
+    np.testing.assert_allclose(negate_logits(logits.softmax(1).numpy()), (-logits).softmax(1).numpy(), rtol=1e-10)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -377,7 +376,7 @@ def test_kdensity_takes_a_subset_by_seed():
 def test_relative_bandwidth_does_not_depend_on_the_unit():
     vectors, labels = normal(200, 6), torch.arange(200) % 4
     pairs = [np.median([((a - b) ** 2).sum().item() for i, a in enumerate(v) for b in v[:i]]) for v in (vectors[labels == k] for k in range(4))]
-    assert spread(vectors, labels) == pytest.approx(np.median(pairs), rel=0.02)
+    assert within_class_distance(vectors, labels) == pytest.approx(np.median(pairs), rel=0.02)
     one, other = KDensity.relative(vectors, labels, 0.3), KDensity.relative(1000 * vectors, labels, 0.3)
     torch.testing.assert_close(one(vectors, labels), other(1000 * vectors, labels), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="spread"):
@@ -417,20 +416,20 @@ V, L = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     (lambda: non_me(np.full((2, 2), 0.5)), "non-ME needs a floating-point tensor"),
     (lambda: non_me(torch.tensor([[1, 0]])), "non-ME needs a floating-point tensor"),
     (lambda: non_me(torch.ones(0, 2)), "shape"),
-    (lambda: threshold_at([], 0.05), "threshold"),
-    (lambda: threshold_at([1.0, math.nan], 0.05), "threshold"),
-    (lambda: threshold_at([1.0], 1.0), "threshold"),
-    (lambda: threshold_at([1.0], None), "share in"),
+    (lambda: choose_threshold([], lose=0.05), "threshold"),
+    (lambda: choose_threshold([1.0, math.nan], lose=0.05), "threshold"),
+    (lambda: choose_threshold([1.0], lose=1.0), "threshold"),
+    (lambda: choose_threshold([1.0]), "is chosen by"),
     (lambda: KDensity(V, L, None), "sigma2"),
     (lambda: KDensity(V, L, 1.0, per_class=1.5), "per_class"),
     (lambda: KDensity(V, L, 1.0, per_class="3"), "per_class"),
     (lambda: KDensity(V, None, 1.0), "labels must be a torch.Tensor"),
-    (lambda: resample(0), "bootstrap"),
-    (lambda: resample(3, 2.5), "bootstrap"),
-    (lambda: resample(None), "bootstrap"),
-    (lambda: interval(np.ones(3), 95), "level"),
-    (lambda: interval(np.ones(3), None), "level"),
-    (lambda: ranked(pd.DataFrame({"s": [1.0]}), "s", []), "held-out"),
+    (lambda: bootstrap_frequencies(0), "bootstrap"),
+    (lambda: bootstrap_frequencies(3, 2.5), "bootstrap"),
+    (lambda: bootstrap_frequencies(None), "bootstrap"),
+    (lambda: bootstrap_interval(np.ones(3), 95), "level"),
+    (lambda: bootstrap_interval(np.ones(3), None), "level"),
+    (lambda: rank_by_confidence(pd.DataFrame({"s": [1.0]}), "s", []), "held-out"),
 ])
 def test_bad_input_is_told(make, error):
     with pytest.raises((ValueError, TypeError), match=error):
@@ -445,7 +444,7 @@ def test_bad_input_is_told(make, error):
 @given(n=st.integers(1, 200), share=st.floats(0, 0.99), ties=st.booleans(), seed=seeds)
 def test_the_threshold_is_the_highest_that_is_allowed(n, share, ties, seed):
     held = np.random.default_rng(seed).normal(size=n).round(0 if ties else 9)
-    t = threshold_at(held, share)
+    t = choose_threshold(held, lose=share)
     assert (held <= t).mean() <= share + 1e-9
     higher = held[held > t]
     assert len(higher) and (held <= higher.min()).mean() > share
@@ -457,10 +456,10 @@ def test_answers_are_labels_or_not_sure():
     logits, hidden = outputs(model, x)
     scores = score(logits, hidden)
     t = scores.median().item()
-    given_ = answers(model, x, score, t)
-    assert torch.equal(given_, decide(logits.argmax(1), scores, t)) and 0 < (given_ == NOT_SURE).sum() < len(x)
-    assert ((given_ == NOT_SURE) | (given_ == logits.argmax(1))).all()
-    assert torch.equal(answers(model, x, lambda logits, hidden: logits.amax(1), -math.inf), logits.argmax(1))  # a detector of one's own
+    given_ = predict_selectively(model, x, score, t)
+    assert torch.equal(given_, answer_or_abstain(logits.argmax(1), scores, t)) and 0 < (given_ == ABSTAIN).sum() < len(x)
+    assert ((given_ == ABSTAIN) | (given_ == logits.argmax(1))).all()
+    assert torch.equal(predict_selectively(model, x, lambda logits, hidden: logits.amax(1), -math.inf), logits.argmax(1))  # a detector of one's own
 
 
 @cases
@@ -468,7 +467,7 @@ def test_answers_are_labels_or_not_sure():
 def test_weighted_auc_is_scikit_learns_with_ties(n, m, seed, ties):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(0.5, 1, n).round(0 if ties else 6), rng.normal(0, 1, m).round(0 if ties else 6)
-    of_a, of_b = resample(n, 5, seed), resample(m, 5, seed + 1)
+    of_a, of_b = bootstrap_frequencies(n, 5, seed), bootstrap_frequencies(m, 5, seed + 1)
     ours = weighted_auc(a, b, of_a, of_b)
     for i in range(5):
         weights = np.r_[of_a[i], of_b[i]]
@@ -480,12 +479,12 @@ def test_samples_in_which_a_side_is_empty_are_nan():
     assert np.isnan(weighted_auc(np.ones(2), np.ones(2), np.zeros((1, 2)), np.ones((1, 2))))
     assert np.isnan(weighted_mean(np.array([np.nan, 1.0]), np.array([[1, 0]])))
     assert weighted_mean(np.array([np.nan, 1.0, 3.0]), np.array([[5, 1, 3]])) == 2.5
-    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+    assert bootstrap_interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
 
 
 def test_bootstrap_interval_of_a_mean_is_about_the_textbook_one():
     values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = interval(weighted_mean(values, resample(400, 4000)))
+    low, high = bootstrap_interval(weighted_mean(values, bootstrap_frequencies(400, 4000)))
     half = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - half, abs=0.03) and high == pytest.approx(values.mean() + half, abs=0.03)
 
@@ -724,7 +723,7 @@ def test_ranks_make_a_success_fail_curve_of_the_detector():
     score, ball = DensityScore(density), Linf(0.3)
     table = evaluate(model, x, y, {"adaptive": lambda m, a, b: max_score(m, a, b, ball, score, steps=5)}, {"kd": score})
     held = score(*outputs(model, images(500, seed=9)))
-    mapped = ranked(table, "kd", held)
+    mapped = rank_by_confidence(table, "kd", held)
     row = mapped.iloc[3]
     assert row.confidence == (held < table.kd.iloc[3]).double().mean().item() and mapped.confidence.between(0, 1).all()
     curve = success_fail(mapped[mapped.attack == "clean"], mapped[mapped.attack == "adaptive"])

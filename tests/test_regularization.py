@@ -13,13 +13,16 @@ from sklearn.calibration import calibration_curve
 from torch import nn
 from toys import images
 
-from confnb import regularization
 from confnb.attacks import fgsm, offset_logits
+from confnb.calibration import calibration_error, reliability
 from confnb.data import split
+from confnb.diagnostics import zero_gradients
 from confnb.models import build
 from confnb.quantization import quantize_weight
-from confnb.records import binomial_interval
-from confnb.regularization import (
+from confnb.runtime import generator, predict
+from confnb.sets import BOX, Linf
+from confnb.statistics import binomial_interval
+from confnb.topics.regularization import (
     EXTENT,
     LogisticRegression,
     LogisticRegressions,
@@ -29,27 +32,22 @@ from confnb.regularization import (
     along_rays,
     as_pixels,
     boundary_radius,
-    calibration_error,
     dropped_filters,
     expert_weights,
     fooling_images,
     layers_of,
     noise_images,
     offset_curve,
-    pruned,
+    prune_smallest,
     ray_ends,
     regressions,
-    reliability,
     sphere_network,
     spheres,
     top_k_error,
     two_classes,
     unsupported,
-    zero_gradients,
 )
-from confnb.runtime import generator, predict
-from confnb.search import BOX, Linf
-from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit, label_smoothing_pairing
+from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit
 
 
 def small(side=8, classes=4, seed=0):
@@ -94,10 +92,6 @@ def test_negative_coefficients_are_refused(coefficients):
 def test_layers_that_are_not_there_are_refused(which):
     with pytest.raises(ValueError, match="no layer"):
         WithL2(coefficients={which: 1.0}).penalty(small())
-
-
-def test_the_smoothing_loss_is_at_hand_here_too():
-    assert regularization.label_smoothing_pairing is label_smoothing_pairing and "label_smoothing_pairing" in regularization.__all__
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -167,7 +161,7 @@ def pair(n=40, seed=0):
     y = torch.arange(n) % 5
     x = images(n, 4, seed)
     x[y == 3, :, 0] += 0.5
-    return split(x.clamp(0, 1), y, x.clamp(0, 1), y, "toy")
+    return split((x.clamp(0, 1), y), (x.clamp(0, 1), y), "toy")
 
 
 def test_two_classes_are_picked_and_labelled():
@@ -229,12 +223,12 @@ def test_two_logits_are_the_sigmoid():
 
 def test_pruning_keeps_the_largest():
     w = torch.tensor([0.1, -3.0, 0.5, 2.0])
-    assert pruned(w, 0.5).tolist() == [0, -3, 0, 2]
-    torch.testing.assert_close(pruned(w, 0.5, 1), torch.tensor([0, -1.4, 0, 1.4]))
-    assert torch.equal(pruned(w, 1.0), w) and (pruned(w, 1e-9) != 0).sum() == 1
+    assert prune_smallest(w, 0.5).tolist() == [0, -3, 0, 2]
+    torch.testing.assert_close(prune_smallest(w, 0.5, 1), torch.tensor([0, -1.4, 0, 1.4]))
+    assert torch.equal(prune_smallest(w, 1.0), w) and (prune_smallest(w, 1e-9) != 0).sum() == 1
     for kept in (0, 1.5, None):
         with pytest.raises(ValueError, match="kept is the share"):
-            pruned(w, kept)
+            prune_smallest(w, kept)
 
 
 @pytest.mark.parametrize("wrong, said", [

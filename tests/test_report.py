@@ -23,17 +23,20 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from typer.testing import CliRunner
 
-from confnb import regularization
-from confnb import report as r
+from confnb import basics, detectors
+from confnb import calibration as regularization
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
-from confnb.data import load
+from confnb.data import load_data
+from confnb.evaluation import checks, report_page, report_tables, reporting, specs
+from confnb.evaluation import command as command_module
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import Normalize, build, outputs, save_weights
-from confnb.rce import NOT_SURE, decide, threshold_at
-from confnb.records import evaluate
 from confnb.runtime import generator, predict
-from confnb.search import L0, L2, Linf, NoGradient
+from confnb.search import NoGradient
+from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold
+from confnb.sets import L0, L2, Linf
+from confnb.tables import evaluate
 
 SMALL = dict(attacks=["noise", "pgd"], points=20, say=lambda line: None)
 OWN = '''
@@ -41,7 +44,7 @@ from pathlib import Path
 
 import torch
 from confnb.models import model_a
-from confnb.search import Linf
+from confnb.sets import Linf
 
 NOT_A_MODEL = 3
 
@@ -93,7 +96,7 @@ def home(tmp_path, monkeypatch, small_model):
 
 def command(*words):
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command("evaluate")(r.evaluate_command)
+    app.command("evaluate")(command_module.evaluate_command)
     app.command("other")(lambda: None)
     return CliRunner().invoke(app, ["evaluate", *words])
 
@@ -120,7 +123,7 @@ def test_the_command_and_python_say_the_same(home, digits, small_model):
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[-1] == "runs/mine/index.html" and "pgd" in done.output and "held-out images" in done.output
     small_model.train()
-    found = r.report(small_model, digits, "linf:0.1", out="runs/python", **SMALL)
+    found = reporting.report(small_model, digits, "linf:0.1", out="runs/python", **SMALL)
     assert small_model.training and all(p.requires_grad for p in small_model.parameters())
     one, two = home / "runs/mine", home / "runs/python"
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
@@ -172,18 +175,18 @@ def test_killed_and_called_again_goes_on(home):
 
 
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
-    r.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
     before = contents(home / "mine")
-    monkeypatch.setattr(r, "_page", lambda *_: 1 / 0)
+    monkeypatch.setattr(report_page, "_page", lambda *_: 1 / 0)
     for folder in "mine", "other":
         with pytest.raises(ZeroDivisionError):
-            r.report(small_model, digits, "linf:0.05", out=folder, **SMALL)
+            reporting.report(small_model, digits, "linf:0.05", out=folder, **SMALL)
     assert contents(home / "mine") == before, "what was there is there, whole"
     assert not (home / "other").exists()
 
 
 def test_functions_are_taken_as_they_are_and_nothing_is_written_without_a_folder(home, small_model, digits):
-    found = r.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, points=15, say=lambda line: None)
+    found = reporting.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, points=15, say=lambda line: None)
     assert found.page is None and not list(home.glob("*.html")) and "detectors" not in found.figures
     assert set(found.table.attack) == {"clean", "mine"} and len(found.table) == 30 and repr(found) == "\n".join(found.summary)
 
@@ -200,17 +203,17 @@ def colours(home):
     rng = np.random.default_rng(0)
     pixels = {part: rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for part, n in (("train", 60), ("test", 12))}
     np.savez("own.npz", **{f"x_{k}": v for k, v in pixels.items()}, **{f"y_{k}": np.arange(len(v)) % 3 for k, v in pixels.items()})
-    return load("npz:own.npz")
+    return load_data("npz:own.npz")
 
 
 @pytest.mark.parametrize("normalisation", [{}, IMAGENET], ids=["inside", "outside"])
 @pytest.mark.parametrize("spec", ["torchvision.models:resnet18", "timm:test_resnet.r160_in1k", "timm.models:test_vit"])
 def test_models_of_torchvision_and_timm(colours, spec, normalisation):
     pytest.importorskip(spec.split(".")[0].split(":")[0])
-    model = r.model_from(spec, colours, **normalisation)
+    model = specs.model_from(spec, colours, **normalisation)
     x, y = colours.x_test[:3], colours.y_test[:3]
     assert isinstance(model, nn.Sequential) == bool(normalisation) and predict(model, x).shape == (3, 3)
-    table = evaluate(model, x, y, {"fgsm": r.attack_from("fgsm", Linf(8 / 255))})
+    table = evaluate(model, x, y, {"fgsm": specs.attack_from("fgsm", Linf(8 / 255))})
     assert table[table.attack == "fgsm"].linf.between(1e-3, 8 / 255 + 1e-6).all()
 
 
@@ -227,17 +230,17 @@ def test_normalisation_outside_and_inside_are_the_same_model(home, digits, small
     assert isinstance(small_model[0], Normalize)
     (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 8))[1:])\n")
     save_weights(inner, "inner.safetensors")
-    outside = r.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
+    outside = specs.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
     torch.testing.assert_close(predict(outside, digits.x_test), predict(small_model, digits.x_test))
 
 
 def test_factories_are_told_what_they_ask_for(home, digits, small_model):
-    assert predict(r.model_from("own_nets:wide", digits, options={"filters": 4}), digits.x_test[:2]).shape == (2, 10)
-    first, second, other = (r.model_from("own_nets:net", digits, seed=s) for s in (0, 0, 1))
+    assert predict(specs.model_from("own_nets:wide", digits, options={"filters": 4}), digits.x_test[:2]).shape == (2, 10)
+    first, second, other = (specs.model_from("own_nets:net", digits, seed=s) for s in (0, 0, 1))
     assert torch.equal(first[1].weight, second[1].weight) and not torch.equal(first[1].weight, other[1].weight)
     (home / "own_nets.py").write_text("from confnb.models import build\nready = build('model_a', (1, 16, 16), 10, filters=4)\n")
     sys.modules.pop("own_nets")
-    assert r.model_from("own_nets:ready", digits) is sys.modules["own_nets"].ready
+    assert specs.model_from("own_nets:ready", digits) is sys.modules["own_nets"].ready
 
 
 # what is refused
@@ -313,9 +316,9 @@ def test_a_model_that_is_right_on_nothing(digits):
         def forward(self, x):
             return torch.full((len(x), 10), -5.0).index_fill_(1, torch.tensor([3]), 5.0) + 0 * x.mean()
 
-    with pytest.raises(r.Refusal, match="right on no image at all"):
+    with pytest.raises(basics.UsageError, match="right on no image at all"):
         one = digits.y_test != 3
-        r.report(Wrong(), type(digits)(**vars(digits) | {"x_test": digits.x_test[one], "y_test": digits.y_test[one]}), "linf:0.1", ["noise"], {}, points=9, say=lambda line: None)
+        reporting.report(Wrong(), type(digits)(**vars(digits) | {"x_test": digits.x_test[one], "y_test": digits.y_test[one]}), "linf:0.1", ["noise"], {}, points=9, say=lambda line: None)
 
 
 # the tables
@@ -332,18 +335,18 @@ def test_all_together_is_the_bundle(small_model, digits):
     x, y = digits.x_test[:25], digits.y_test[:25]
     attacks = {"a": partial(max_confidence, ball=Linf(0.05)), "b": partial(max_confidence, ball=L2(1.0), seed=1)}
     found = bundle(*(a(small_model, x, y) for a in attacks.values()))
-    best = r.together(evaluate(small_model, x, y, attacks))
+    best = report_tables.worst_case(evaluate(small_model, x, y, attacks))
     clean = evaluate(small_model, x, y).wrong_confidence
-    np.testing.assert_allclose(best.wrong_confidence, np.maximum(found.confidence.numpy(), clean), rtol=1e-4)
-    assert best.passes.tolist() == found.passes.tolist() and best["index"].tolist() == [*range(25)] and set(best.attack) == {r.TOGETHER}
+    np.testing.assert_allclose(best.wrong_confidence, np.maximum(found.wrong_confidence.numpy(), clean), rtol=1e-4)
+    assert best.passes.tolist() == found.passes.tolist() and best["index"].tolist() == [*range(25)] and set(best.attack) == {report_tables.TOGETHER}
 
 
 def test_attack_table_by_hand():
     held = answers([0.5, 0.6, 0.7, 0.8, 0.9] * 4, [True] * 20)
     clean = answers([0.9, 0.9, 0.9, 0.4], [True, True, False, False])
     hit = answers([0.95, 0.3, 0.2, 0.99], [False, False, True, False], "hit", [0.95, 0.3, 0.1, 0.99])
-    table = r.attack_table(pd.concat([clean, hit]), held).set_index("attack")
-    assert table.index.tolist() == ["clean", "hit", r.TOGETHER]
+    table = report_tables.attack_table(pd.concat([clean, hit]), held).set_index("attack")
+    assert table.index.tolist() == ["clean", "hit", report_tables.TOGETHER]
     assert table.loc["clean", "accuracy"] == 0.5 and table.loc["hit", "accuracy"] == 0.25 and table.loc["hit", "wrong_confidence"] == pytest.approx(0.585)
     # accepted above .5: clean 0, 1, 2, attacked 0 and 3; wrong among them: 2 clean, 0 and 3 attacked; answered 0, 1, 2, 3
     assert table.loc["hit", "error at 95 %"] == 3 / 4
@@ -355,18 +358,18 @@ def test_detector_table_by_hand():
     held = answers(rng.random(200), [True] * 200)
     clean = answers(rng.random(50), [True] * 50)
     hit = answers(rng.random(50) * 0.5, [i % 3 == 0 for i in range(50)], "hit")
-    table = r.detector_table(pd.concat([clean, hit]), held, ["s"])
+    table = report_tables.detector_table(pd.concat([clean, hit]), held, ["s"])
     row, wrong = table.iloc[0], hit[hit.prediction != hit.label]["score s"]
     assert row.mistakes == len(wrong) and row.auc == pytest.approx(roc_auc_score([1] * 50 + [0] * len(wrong), [*clean["score s"], *wrong]))
     limit = np.sort(held["score s"])[10]
     assert row["caught at 5 %"] == (wrong < limit).mean() and row["false alarms at 5 %"] == (clean["score s"] < limit).mean()
     assert (held["score s"] < limit).mean() <= 0.05
-    unharmed = r.detector_table(pd.concat([clean, answers([0.9] * 50, [True] * 50, "weak")]), held, ["s"])
+    unharmed = report_tables.detector_table(pd.concat([clean, answers([0.9] * 50, [True] * 50, "weak")]), held, ["s"])
     assert unharmed.mistakes.eq(0).all() and unharmed.auc.isna().all() and math.isnan(unharmed["caught at 1 %"].iloc[0])
 
 
 def test_the_calibration_of_a_report_is_that_of_the_topic(small_model, digits):
-    found = r.report(small_model, digits, "linf:0.1", ["noise"], {}, points=40, say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], {}, points=40, say=lambda line: None)
     clean, table = found.table[found.table.attack == "clean"], found.tables["calibration"]
     right = clean.prediction == clean.label
     pd.testing.assert_frame_equal(table, regularization.reliability(clean.confidence, right))
@@ -381,9 +384,9 @@ def test_a_detectors_threshold_is_that_of_the_topic():
     "At a false-alarm rate that the number of scores does not divide, with ties and infinities"
     held = answers([0.5] * 37, [True] * 37, score=[-math.inf, *np.repeat(np.arange(12.0), 3)])
     clean, hit = answers([0.5] * 8, [True] * 8, score=np.arange(8.0)), answers([0.5] * 4, [False] * 4, "hit", score=[-math.inf, 0, 0.5, 3])
-    row = r.detector_table(pd.concat([clean, hit]), held, ["s"]).iloc[0]
-    for share in r.ALARMS:
-        turned_away = decide(torch.zeros(4, dtype=torch.long), torch.tensor(hit["score s"].to_numpy()), threshold_at(held["score s"], share)) == NOT_SURE
+    row = report_tables.detector_table(pd.concat([clean, hit]), held, ["s"]).iloc[0]
+    for share in report_tables.ALARMS:
+        turned_away = answer_or_abstain(torch.zeros(4, dtype=torch.long), torch.tensor(hit["score s"].to_numpy()), choose_threshold(held["score s"], lose=share)) == ABSTAIN
         assert row[f"caught at {100 * share:.0f} %"] == turned_away.float().mean()
 
 
@@ -431,7 +434,7 @@ class Drawing(nn.Module):
 
 
 def odd(model, digits, **given):
-    found = r.report(model, digits, "linf:0.1", **{**SMALL, "detectors": {}, **given})
+    found = reporting.report(model, digits, "linf:0.1", **{**SMALL, "detectors": {}, **given})
     return " / ".join(found.tables["checks"].query("~fine").name), found
 
 
@@ -462,7 +465,7 @@ def test_checks_see_through(kind, says, small_model, digits):
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_an_untrained_model_and_an_attack_that_misses(digits, small_model):
     assert "better than chance" in odd(build("model_a", digits.shape, 10, filters=4), digits)[0]
-    names, _ = odd(small_model, digits, attacks={"noise": r.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
+    names, _ = odd(small_model, digits, attacks={"noise": specs.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
     assert "one attack finds what the others find (weak)" in names and "gradients do better than noise" in names
 
 
@@ -474,18 +477,18 @@ def test_a_falling_error_is_seen(small_model, digits):
     x, y = digits.x_test[:20], digits.y_test[:20]
     table = evaluate(small_model, x, y, {"a": lazy})
     radii = pd.DataFrame({"eps": [0.1, 0.2], "error": [0.8, 0.5]})
-    found = {c.name: c.fine for c in r.checks(small_model, x, y, table, radii, 10)}
+    found = {c.name: c.fine for c in checks.run_checks(small_model, x, y, table, radii, 10)}
     assert not found["the error does not fall when the set grows"]
 
 
 def test_radii_stay_on_the_scale(small_model, digits):
-    radii = r.radius_table(small_model, digits.x_test[:8], digits.y_test[:8], Linf(0.6))
+    radii = checks.radius_table(small_model, digits.x_test[:8], digits.y_test[:8], Linf(0.6))
     assert radii.eps.tolist() == pytest.approx([0.15, 0.3, 0.6, 1]) and (radii.error.diff()[1:] >= 0).all()
 
 
 @pytest.mark.parametrize("ball, last", [(Linf(0.1), 1.0), (Linf(1.0), 1.0), (L2(1.0), 16.0), (L0(4), 256.0)], ids=str)
 def test_the_last_radius_is_the_whole_box_and_every_image_has_a_mistake_there(small_model, digits, ball, last):
-    radii = r.radius_table(small_model, digits.x_test[:12], digits.y_test[:12], ball, times=(1,))
+    radii = checks.radius_table(small_model, digits.x_test[:12], digits.y_test[:12], ball, times=(1,))
     box = radii.iloc[-1]
     assert box.eps == last and box.error == 1 and box.wrong_confidence > 0.9 and radii.times.tolist() == sorted({1.0, last / float(ball.eps)})
 
@@ -496,28 +499,28 @@ def test_the_last_radius_is_the_whole_box_and_every_image_has_a_mistake_there(sm
 def test_detectors_of_logits_are_the_formulas():
     logits = torch.randn(50, 7, generator=generator(0)) * 3
     p = logits.double().softmax(1)
-    torch.testing.assert_close(r.confidence_score(logits), (p.amax(1) / (1 - p.amax(1))).log(), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(r.negative_entropy(logits).double(), (p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
-    assert torch.equal(r.max_logit(logits), logits.max(1).values)
+    torch.testing.assert_close(detectors.confidence_score(logits), (p.amax(1) / (1 - p.amax(1))).log(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(specs.negative_entropy(logits).double(), (p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(specs.max_logit(logits), logits.max(1).values)
     sure = torch.tensor([[0.0, 20.0], [0.0, 60.0]])
-    assert sure.softmax(1).amax(1).unique().numel() == 1 and r.confidence_score(sure).tolist() == [20, 60]
+    assert sure.softmax(1).amax(1).unique().numel() == 1 and detectors.confidence_score(sure).tolist() == [20, 60]
 
 
 def test_the_detectors_of_the_rce_topic(small_model, digits):
     rce = pytest.importorskip("confnb.rce")
     logits = torch.randn(9, 10, generator=generator(1))
-    torch.testing.assert_close(r.detector_from("non-me", small_model, digits)(logits, None).double(), rce.non_me(logits.double().softmax(1)), atol=1e-6, rtol=1e-6)
-    near = r.detector_from("kdensity", small_model, digits)
+    torch.testing.assert_close(specs.detector_from("non-me", small_model, digits)(logits, None).double(), rce.non_me(logits.double().softmax(1)), atol=1e-6, rtol=1e-6)
+    near = specs.detector_from("kdensity", small_model, digits)
     logits, hidden = outputs(small_model, digits.x_test[:30])
     inside, outside = near(logits, hidden), near(logits, hidden + 50)
     assert (inside > outside).all() and (inside <= 0).all()
-    with pytest.raises(r.Refusal, match="final hidden vector"):
-        r.detector_from("kdensity", nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits)
+    with pytest.raises(basics.UsageError, match="final hidden vector"):
+        specs.detector_from("kdensity", nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits)
 
 
 def test_a_model_without_a_linear_layer_has_a_report(digits):
     torch.manual_seed(0)
-    found = r.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], points=12, say=lambda line: None)
+    found = reporting.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], points=12, say=lambda line: None)
     assert "score entropy" in found.table
 
 
@@ -543,14 +546,14 @@ def murmuring(model, x, y):
 
 
 def alone(model, digits, attack, **given):
-    return r.report(model, digits, "linf:0.1", {"mine": attack}, {}, points=20, say=lambda line: None, **given)
+    return reporting.report(model, digits, "linf:0.1", {"mine": attack}, {}, points=20, say=lambda line: None, **given)
 
 
 @pytest.mark.parametrize("attack, lost", [(leaving, 20), (astray, 11), (lazy, 0)])
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache
         found = alone(small_model, digits, attack, out="mine")
-        assert found.tables["attacks"].set_index("attack").outside.to_dict() == {"clean": 0, "mine": lost, r.TOGETHER: lost}
+        assert found.tables["attacks"].set_index("attack").outside.to_dict() == {"clean": 0, "mine": lost, report_tables.TOGETHER: lost}
         assert found.table.groupby("attack").outside.sum().to_dict() == {"clean": 0, "mine": lost}
         sentence = f"mine: {lost} of 20 points outside the set, counted as no attack."
         assert (sentence in found.summary) == (lost > 0) == (sentence in found.page.read_text())
@@ -563,12 +566,12 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:
         pytest.importorskip(name.split(":")[0])
-    found = r.report(small_model, digits, "linf:0.1", [name], {}, points=20, say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", [name], {}, points=20, say=lambda line: None)
     assert found.summary[-1].startswith("Checks that failed") and not found.tables["checks"].fine.all()
 
 
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
-    found = r.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, say=lambda line: None)
+    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, say=lambda line: None)
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
 
 
@@ -595,10 +598,10 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits)
 def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
     for _ in "computed", "from the cache":
-        found = r.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"]}, detectors={}, out="mine")
+        found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"]}, detectors={}, out="mine")
         said = found.tables["warnings"]
-        assert set(said.attack) == {r.ELSEWHERE} and "NoGradient" in set(said.kind) and said.says.str.match(r"at 0\.\d+, |at 1, ").all()
-        assert any(s.startswith(f"{r.ELSEWHERE} warned (NoGradient): at ") for s in found.summary) and r.ELSEWHERE in found.page.read_text()
+        assert set(said.attack) == {checks.ELSEWHERE} and "NoGradient" in set(said.kind) and said.says.str.match(r"at 0\.\d+, |at 1, ").all()
+        assert any(s.startswith(f"{checks.ELSEWHERE} warned (NoGradient): at ") for s in found.summary) and checks.ELSEWHERE in found.page.read_text()
 
 
 # gradients
@@ -634,8 +637,8 @@ class Turned(nn.Module):
 @pytest.mark.parametrize("factor, share", [(1.0, 0), (0.0, 1), (math.nan, 1), (math.inf, 1), (-1.0, 0)])
 def test_a_gradient_that_is_no_number_is_none(small_model, digits, factor, share):
     model = Turned(small_model, factor)
-    assert r.flat_share(model, digits.x_test[:30], digits.y_test[:30], batch_size=7) == share
-    lines = r._of_gradients(model, digits.x_test[:30], digits.y_test[:30], Linf(0.1), {})
+    assert checks.zero_gradient_fraction(model, digits.x_test[:30], digits.y_test[:30], batch_size=7) == share
+    lines = checks._of_gradients(model, digits.x_test[:30], digits.y_test[:30], Linf(0.1), {})
     assert lines[0].fine == (share == 0) and f"none at {100 * share:.1f} % at random points of the set" in lines[0].measured
 
 
@@ -652,7 +655,7 @@ def test_three_images_of_a_hundred_without_a_gradient_are_too_many(small_model, 
             keep[: self.n] = False
             return self.model(torch.where(keep[:, None, None, None], z, z.detach()))
 
-    assert [r._of_gradients(Partly(n), x, y, None, {})[0].fine for n in (0, 2, 3)] == [True, True, False]
+    assert [checks._of_gradients(Partly(n), x, y, None, {})[0].fine for n in (0, 2, 3)] == [True, True, False]
 
 
 # the tables against one another
@@ -675,7 +678,7 @@ def radii_of(*errors, sure=0.9):
 def test_the_tables_are_held_against_one_another(radii, odd):
     clean = answers([0.9] * 20, [True] * 20)
     hit = answers([0.95] * 20, [False] * 17 + [True] * 3, "hit", [0.92] * 20)
-    lines = r._of_radii(r._each(pd.concat([clean, hit])), radii, 1.0, np.arange(20))
+    lines = checks._of_radii(report_tables._each(pd.concat([clean, hit])), radii, 1.0, np.arange(20))
     assert len(lines) == 3 and [c.name for c in lines if not c.fine] == odd
 
 
@@ -692,7 +695,7 @@ class OfTheBatch(nn.Module):
 
 def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
     clean = evaluate(OfTheBatch(small_model), digits.x_test[:40], digits.y_test[:40])
-    lines = {c.name: c.fine for c in r._of_answers(OfTheBatch(small_model), digits.x_test[:40], clean, 10)}
+    lines = {c.name: c.fine for c in checks._of_answers(OfTheBatch(small_model), digits.x_test[:40], clean, 10)}
     assert lines["the same answer twice"] and not lines["the same answer in another batch"]
 
 
@@ -704,7 +707,7 @@ def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
 def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind):
     model = copy.deepcopy(small_model)
     model = model.bfloat16() if kind == "bfloat16" else torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear})
-    found = r.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], points=12, say=lambda line: None)
+    found = reporting.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], points=12, say=lambda line: None)
     assert found.tables["attacks"].accuracy.iloc[0] > 0.7 and len(found.table) == 24
 
 
@@ -722,36 +725,36 @@ def test_a_folder_that_holds_somebody_elses_files_is_refused(home, small_model, 
     before = contents(home / "mine")
     done = command(*USUAL, "--out", "mine")
     assert done.exit_code == 2 and f"--out mine holds {name}, which no report of confnb evaluate put there" in done.stderr
-    found = r.report(small_model, digits, "linf:0.1", **SMALL)
-    with pytest.raises(r.Refusal, match="which no report"):
-        r.write(found, home / "mine")
+    found = reporting.report(small_model, digits, "linf:0.1", **SMALL)
+    with pytest.raises(basics.UsageError, match="which no report"):
+        report_page.write(found, home / "mine")
     assert contents(home / "mine") == before
 
 
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
-    r.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **SMALL)
     assert (home / "mine/detectors.png").exists()
     manifest = home / "mine/manifest.json"
     manifest.write_text(manifest.read_text().replace('"files": {', '"files": {"../victim.txt": "0", "notes.txt": "0",'))
     (home / "victim.txt").write_text("not yours")
-    r.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **SMALL)
+    reporting.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **SMALL)
     assert "linf:0.05" in (home / "mine/index.html").read_text() and not (home / "mine/detectors.png").exists()
     assert (home / "victim.txt").exists() and (home / "mine/notes.txt").read_text() == "three years of work"
     page = (home / "mine/index.html").read_text()
     assert '<meta name="generator" content="confnb ' in page and json.loads(manifest.read_text())["made by"] == "confnb"
     (home / "mine/index.html").write_text("<h1>my own page</h1>")
-    with pytest.raises(r.Refusal, match="holds index.html"):
-        r.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
+    with pytest.raises(basics.UsageError, match="holds index.html"):
+        reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
 
 
 def test_two_reports_do_not_write_one_folder(home, small_model, digits):
-    with r._alone(home / "mine"):
-        with pytest.raises(r.Refusal, match="another report is at work in mine; wait for it, or name another folder"):
-            r.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
+    with report_page._alone(home / "mine"):
+        with pytest.raises(basics.UsageError, match="another report is at work in mine; wait for it, or name another folder"):
+            reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
         assert (home / "mine").is_dir()
     assert not (home / "mine").exists(), "nothing came into it"
-    assert r.report(small_model, digits, "linf:0.1", out="mine", **SMALL).page.exists()
+    assert reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL).page.exists()
 
 
 # names, weights and modules
@@ -763,7 +766,7 @@ def test_safetensors_are_told_from_pickles_whatever_the_length_of_their_header(t
     paddings = range(max(size - 200, 0), size)
     next(n for n in paddings if safetensors_of(net, path, "x" * n)[:8] == size.to_bytes(8, "little"))
     assert path.read_bytes()[:1] == b"\x80"
-    assert r._with_weights(nn.Linear(2, 2, bias=False), path).weight.equal(net.weight)
+    assert specs._with_weights(nn.Linear(2, 2, bias=False), path).weight.equal(net.weight)
 
 
 def safetensors_of(net, path, padding):
@@ -774,20 +777,20 @@ def safetensors_of(net, path, padding):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_every_protocol_are_refused(tmp_path, protocol):
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps({"a": [1.0] * 9}, protocol))
-    with pytest.raises(r.Refusal, match="is a pickle"):
-        r._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+    with pytest.raises(basics.UsageError, match="is a pickle"):
+        specs._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])
 def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, name):
-    found = r.report(small_model, digits, "linf:0.1", {name: lazy}, {name: r.OfLogits(r.max_logit)}, out="mine", points=12, say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", {name: lazy}, {name: specs.OfLogits(specs.max_logit)}, out="mine", points=12, say=lambda line: None)
     assert found.page.exists() and name in found.figures["detectors"].axes[0].get_yticklabels()[0].get_text().replace("\\$", "$")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "clean", r.TOGETHER, "a\nb", 3])
+@pytest.mark.parametrize("name", ["", "  ", "clean", report_tables.TOGETHER, "a\nb", 3])
 def test_a_name_that_no_table_can_hold_is_refused_before_the_attacks(small_model, digits, name):
-    with pytest.raises(r.Refusal, match="may not be called"):
-        r.report(small_model, digits, "linf:0.1", {name: never}, points=12, say=lambda line: None)
+    with pytest.raises(basics.UsageError, match="may not be called"):
+        reporting.report(small_model, digits, "linf:0.1", {name: never}, points=12, say=lambda line: None)
 
 
 def never(model, x, y):
@@ -820,17 +823,17 @@ def failing(logits, features):
     ],
 )
 def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_model, digits, detector, says):
-    with pytest.raises(r.Refusal, match=re.escape(says)):
-        r.report(small_model, digits, "linf:0.1", {"a": never}, {"d": detector}, points=12, say=lambda line: None)
+    with pytest.raises(basics.UsageError, match=re.escape(says)):
+        reporting.report(small_model, digits, "linf:0.1", {"a": never}, {"d": detector}, points=12, say=lambda line: None)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
-        found = r.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps))}, {}, points=12, say=lambda line: None)  # noqa: B023
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps))}, {}, points=12, say=lambda line: None)  # noqa: B023
         assert found.table.linf.max() == pytest.approx(eps, abs=1e-6)
     with (tmp_path / "log").open("w") as log:
-        found = r.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, say=lambda line: None)
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, say=lambda line: None)
     assert found.manifest["outside"] == {"a": 12}
 
 
@@ -841,14 +844,14 @@ def telling(log, model, x, y):
 
 @pytest.mark.parametrize("given, says", [(dict(points=0), "at least one test image, not 0"), (dict(points=1.5), "whole numbers"), (dict(seed=2**70), "the seed must lie"), (dict(seed=None), "whole numbers")])
 def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
-    with pytest.raises(r.Refusal, match=re.escape(says)):
-        r.report(small_model, digits, "linf:0.1", **SMALL | given)
+    with pytest.raises(basics.UsageError, match=re.escape(says)):
+        reporting.report(small_model, digits, "linf:0.1", **SMALL | given)
 
 
 def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
-    found = r.report(small_model, digits, "linf:8/255", out="mine", **SMALL)
+    found = reporting.report(small_model, digits, "linf:8/255", out="mine", **SMALL)
     assert found.summary[1].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
-    assert r.report(small_model, digits, Linf(0.1), **SMALL).manifest["parameters"]["threat"] == "Linf(0.1)"
+    assert reporting.report(small_model, digits, Linf(0.1), **SMALL).manifest["parameters"]["threat"] == "Linf(0.1)"
 
 
 SHADOW = "raise RuntimeError('PIL.py of the current folder was run')\n"
@@ -860,25 +863,25 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
         (home / f"{name}.py").write_text(SHADOW)
     (home / "own_nets.py").write_text("import helper_of_own_nets\nimport PIL.Image\n" + OWN)
     (home / "helper_of_own_nets.py").write_text("")
-    code = "import sys; from confnb.reproduce import main; main()"
+    code = "import sys; from confnb.workshop.cli import main; main()"
     words = [sys.executable, "-P", "-c", code, "evaluate", *USUAL, "--out", "mine"]
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(r.__file__).parents[1])})
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[1])})
     assert done.returncode == 0, done.stderr
     assert (home / "mine/index.html").exists()
 
 
 def test_the_path_is_as_it_was_after_a_look_up(home):
     before = [*sys.path]
-    assert callable(r.named("own_nets:net", "the model")) and r.named("torchvision.models:resnet18", "the model")
-    with pytest.raises(r.Refusal):
-        r.named("no_such_nets:net", "the model")
+    assert callable(specs.resolve("own_nets:net", "the model")) and specs.resolve("torchvision.models:resnet18", "the model")
+    with pytest.raises(basics.UsageError):
+        specs.resolve("no_such_nets:net", "the model")
     assert sys.path == before
 
 
 def test_a_factory_may_import_what_lies_beside_it(home, digits):
     (home / "lazy_nets.py").write_text("def net(shape, classes):\n    import lazy_helper\n    return lazy_helper.make(shape, classes)\n")
     (home / "lazy_helper.py").write_text("from confnb.models import model_a\ndef make(shape, classes):\n    return model_a(shape, classes, 4)\n")
-    assert predict(r.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
+    assert predict(specs.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["foolbox:LinfPGD", "torchattacks:PGD"])
@@ -887,4 +890,4 @@ def test_attacks_of_other_libraries_are_remembered(small_model, digits, name):
     for _ in range(2):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "the remembered")
-            r.report(small_model, digits, "linf:0.1", [name], {}, points=12, say=lambda line: None)
+            reporting.report(small_model, digits, "linf:0.1", [name], {}, points=12, say=lambda line: None)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from confnb import reproduce as r
-from confnb.pages import MADE, enter
+from confnb import basics
+from confnb.basics import MADE, enter
+from confnb.workshop import gallery, plans, runs, store, watching
 
-RUN = [sys.executable, "-c", "from confnb.reproduce import main; main()"]
+RUN = [sys.executable, "-c", "from confnb.workshop.cli import main; main()"]
 PUBLISH = r"""
 import base64, json, pathlib, sys
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
@@ -79,7 +80,7 @@ def project(root):
     (root / "nbs/profiles").mkdir()
     (root / "nbs/profiles/digits.yaml").write_text("steps: 7\nlater: 1\n")
     (root / "nbs/profiles/mnist.yaml").write_text("eps: 1e-1\n")
-    shutil.copy(r.checkout(Path(__file__).parent) / "settings.ini", root)
+    shutil.copy(plans.checkout(Path(__file__).parent) / "settings.ini", root)
     return root
 
 
@@ -106,7 +107,7 @@ def run(home):
         (figures / name).write_text(json.dumps({"kind": "figure", "caption": "stale", "files": {"png": "mc-F3b.png"}}))
         enter(figures.parent, f"figures/{name}")
     said = []
-    complaints = r.reproduce(r.plan(home, [], settings=["eps=1"]), said.append)
+    complaints = runs.reproduce(plans.plan(home, [], settings=["eps=1"]), said.append)
     return home / "runs/digits", json.loads((home / "runs/digits/manifest.json").read_text()), complaints, said
 
 
@@ -191,9 +192,9 @@ def test_store_twice_gives_the_same_clean_bytes(run, home):
 
     source = home / "nbs/topics/10_separation.ipynb"
     before = source.read_bytes()
-    assert r.store(home, run[0], ["separation"]) == [source]
+    assert store.store_outputs(home, run[0], ["separation"]) == [source]
     once = source.read_bytes()
-    r.store(home, run[0], ["10_separation"])
+    store.store_outputs(home, run[0], ["10_separation"])
     assert source.read_bytes() == once != before
     nbdev_clean.__wrapped__(str(source))
     assert source.read_bytes() == once
@@ -211,29 +212,29 @@ def test_store_refuses_changed_source_and_writes_nothing(run, home, tmp_path):
     nb = json.loads(path.read_text())
     nb["cells"][4]["source"][0] += " # changed"
     path.write_text(json.dumps(nb))
-    with pytest.raises(r.Refusal, match=r"10_separation.ipynb has changed since the run: cell 4 \(id c4\)"):
-        r.store(tmp_path, run[0], ["separation"])
+    with pytest.raises(basics.UsageError, match=r"10_separation.ipynb has changed since the run: cell 4 \(id c4\)"):
+        store.store_outputs(tmp_path, run[0], ["separation"])
     assert path.read_text() == json.dumps(nb)
     nb["cells"][4:] = []
     path.write_text(json.dumps(nb))
-    with pytest.raises(r.Refusal, match="4 cells, then 6"):
-        r.store(tmp_path, run[0], ["separation"])
+    with pytest.raises(basics.UsageError, match="4 cells, then 6"):
+        store.store_outputs(tmp_path, run[0], ["separation"])
     assert path.read_text() == json.dumps(nb)
 
 
 def test_store_refuses_errors_and_paths(run, home, tmp_path):
     source = home / "nbs/topics/10_separation.ipynb"
     before = source.read_bytes()
-    with pytest.raises(r.Refusal, match="cell 4 ended in ValueError"):
-        r.store(home, run[0])
+    with pytest.raises(basics.UsageError, match="cell 4 ended in ValueError"):
+        store.store_outputs(home, run[0])
     (tmp_path / "notebooks").mkdir()
     nb = json.loads((run[0] / "notebooks/10_separation.ipynb").read_text())
     nb["cells"][-1]["outputs"][0]["data"]["text/plain"] = [f"PosixPath('{home}/x')"]
     (tmp_path / "notebooks/10_separation.ipynb").write_text(json.dumps(nb))
-    with pytest.raises(r.Refusal, match="cell 5 shows the path"):
-        r.store(home, tmp_path)
-    with pytest.raises(r.Refusal, match="no executed notebook of separation"):
-        r.store(home, tmp_path / "nowhere", ["separation"])
+    with pytest.raises(basics.UsageError, match="cell 5 shows the path"):
+        store.store_outputs(home, tmp_path)
+    with pytest.raises(basics.UsageError, match="no executed notebook of separation"):
+        store.store_outputs(home, tmp_path / "nowhere", ["separation"])
     assert source.read_bytes() == before
 
 
@@ -298,11 +299,11 @@ def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
 
 
 def test_a_long_silence_is_broken(monkeypatch):
-    monkeypatch.setattr(r, "SILENCE", 5)
+    monkeypatch.setattr(watching, "SILENCE", 5)
     said = []
-    view = r.View(said.append)
+    view = watching.RunReporter(said.append)
     for second in range(18):
-        view.follow({"10_a": r.Progress(second, 2, 9, {"mc-F1a": 3.0} if second > 3 else {}, "mc-F1b", 70.0)})
+        view.follow({"10_a": watching.Progress(second, 2, 9, {"mc-F1a": 3.0} if second > 3 else {}, "mc-F1b", 70.0)})
     assert [line.split()[:2] for line in said] == [["10_a"], ["10_a", "mc-F1a"], ["10_a", "mc-F1b"], ["10_a", "mc-F1b"]]
     assert "about 1:10 left" in said[1] and "cell 2 of 9, 1 published, 0:10, about 1:10 left" in said[2]
 
@@ -313,10 +314,9 @@ def test_a_long_silence_is_broken(monkeypatch):
 def test_gallery_shows_the_papers_numbers_and_what_was_different(run):
     out, told, *_ = run
     assert told["topics"]["separation"]["different"] == {}  # the tiny project has no profile `paper`
-    from confnb import gallery
 
     told["topics"]["separation"]["different"] = {"eps": [1.0, 8 / 255], "data": ["digits", "cifar10"]}
-    text = gallery.gallery(told, out)
+    text = gallery.gallery_page(told, out)
     assert "hcnn Table 1" in text and "<td>277</td>" in text and "data: data digits (not cifar10)" in text and "budget: eps 1 (not 0.03137)" in text
     assert text.count("The paper's numbers") == 3  # hcnn-T1, man-T1, and the settings of mc-F1a
 
@@ -334,7 +334,7 @@ def test_gallery_shows_the_papers_numbers_and_what_was_different(run):
     ],
 )
 def test_papers_numbers(identifier, row, column, value):
-    from confnb.gallery import paper_table
+    from confnb.workshop.gallery import paper_table
 
     table, source = paper_table(identifier)
     assert table.set_index("").loc[row, column] == value and source.split()[0] == identifier.split("-")[0]
@@ -342,7 +342,6 @@ def test_papers_numbers(identifier, row, column, value):
 
 def test_claims_are_counted_and_silence_is_named(run):
     out, told, *_ = run
-    from confnb import gallery
 
     assert "no topic of this run published its claims" in (out / "index.html").read_text()
     assert (out / "claims.html").read_text().count("published no table of its claims") == 2
@@ -353,7 +352,7 @@ def test_claims_are_counted_and_silence_is_named(run):
     text = gallery.claims_page(with_claims, out)
     assert "<strong>2</strong> seen" in text and "<strong>1</strong> not seen" in text and "<strong>1</strong> not tested" in text
     assert "0.2, [0.1, 0.3]" in text and "b &lt;c&gt;" in text and text.count("published no table") == 1
-    assert "2 seen, 1 not seen, 1 not tested" in gallery.gallery(with_claims, out)
+    assert "2 seen, 1 not seen, 1 not tested" in gallery.gallery_page(with_claims, out)
 
 
 def test_foreign_figures_are_not_in_the_progress_of_a_topic(run):

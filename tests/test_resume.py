@@ -16,13 +16,17 @@ import pytest
 import test_pages
 from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 
-from confnb import gallery, pages
-from confnb import reproduce as r
+from confnb import basics
+from confnb.basics import PACKAGE
 from confnb.cache import cache_dir, remember
 from confnb.data import TORCHVISION
+from confnb.workshop import gallery, runner, runs, staleness, watching
+from confnb.workshop import gallery as gallery_module
+from confnb.workshop import plans as plans_module
+from confnb.workshop import sweeps as sweeps_module
 
 links_of, look = test_pages.links_of, test_pages.look
-TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in r.identifiers_of("maxconfidence")])}
+TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in gallery_module.identifiers_of("maxconfidence")])}
 COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
 NUMBERS = (
     "import random\ndraw = random.Random(steps)\n"
@@ -40,7 +44,7 @@ def project(root, between=None, first="", last=""):
             (f"# {name}\n\n> Text.", "markdown"),
             (PARAMETERS + f"\ndata = 'npz:{name}.npz'", "code", ["parameters"]),
             (PUBLISH + NUMBERS,),
-            (COUNT.format(stem) + "\nif steps < 0:\n    from confnb.records import auc\n" + first,),
+            (COUNT.format(stem) + "\nif steps < 0:\n    from confnb.statistics import auc\n" + first,),
             ("\n".join(f"numbers('{i}')" for i in own[:-1]),),
             ((between or {}).get(name, "pass"),),
             (f"numbers('{own[-1]}')\n" + last,),
@@ -49,7 +53,7 @@ def project(root, between=None, first="", last=""):
     (root / "nbs/profiles").mkdir()
     (root / "nbs/profiles/digits.yaml").write_text("steps: 7\n")
     (root / "nbs/profiles/paper.yaml").write_text("steps: 1000\nname: digits\n")
-    shutil.copy(r.checkout(Path(__file__).parent) / "settings.ini", root)
+    shutil.copy(plans_module.checkout(Path(__file__).parent) / "settings.ini", root)
     return root
 
 
@@ -72,15 +76,15 @@ def home(tmp_path_factory):
     root = project(tmp_path_factory.mktemp("resume"), {name: MEET.format(name) for name in TOPICS}, last="time.sleep(0.5)")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(r, "_cores", lambda: 4)
+        patch.setattr(runs, "_cores", lambda: 4)
         yield root
 
 
 @pytest.fixture(scope="module")
 def run(home):
     """Both topics side by side, each of which waits for the other: (plan, complaints, what was said)."""
-    said, plan = [], r.plan(home, [])
-    return plan, r.reproduce(plan, said.append, r.Means(jobs=2)), said
+    said, plan = [], plans_module.plan(home, [])
+    return plan, runs.reproduce(plan, said.append, runs.RunOptions(jobs=2)), said
 
 
 def test_side_by_side_with_the_cores_divided(run, home):
@@ -88,7 +92,7 @@ def test_side_by_side_with_the_cores_divided(run, home):
     assert complaints == [] and sorted(counted(home)) == ["10_separation", "30_maxconfidence"]
     assert [(home / f"here-{name}").read_text() for name in TOPICS] == ["2", "2"]
     told = json.loads((plan.out / "manifest.json").read_text())
-    assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / r.WORK).exists()
+    assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / staleness.WORK).exists()
     for stem, own in TOPICS.values():
         mine = [line.split()[1] for line in said if line.split()[0] == stem and len(line.split()) > 1]
         assert mine == [*own, "done"]
@@ -98,8 +102,8 @@ def test_second_call_runs_nothing_and_leaves_the_same(run, home, monkeypatch):
     plan, *_ = run
     before, said = tables(plan.out), []
     (plan.out / "pages/10_separation.html").unlink()
-    monkeypatch.setattr(r, "_papermill", None)  # nothing could be run
-    assert r.reproduce(plan, said.append) == []
+    monkeypatch.setattr(runner, "_papermill", None)  # nothing could be run
+    assert runs.reproduce(plan, said.append) == []
     assert len(counted(home)) == 2 and tables(plan.out) == before
     assert [line.split()[1:3] for line in said] == [["finished", "before"]] * 2
     told = json.loads((plan.out / "manifest.json").read_text())
@@ -128,17 +132,17 @@ def test_a_stamp_of_odd_types_counts_for_nothing(run, home, part, value):
     plan, *_ = run
     undo = changed(home / "runs/digits/done/10_separation.json", odd(part, value))
     try:
-        assert r.stale(plan, plan.topics[0]) == "it was not finished before" and r._taken(plan, plan.topics[1]) == set()
+        assert staleness.why_stale(plan, plan.topics[0]) == "it was not finished before" and runner._taken(plan, plan.topics[1]) == set()
     finally:
         undo()
-    assert r.stale(plan, plan.topics[0]) is None
+    assert staleness.why_stale(plan, plan.topics[0]) is None
 
 
 def test_a_stamp_of_a_hundred_thousand_brackets_counts_for_nothing(run, home):
     plan, *_ = run
     undo = changed(home / "runs/digits/done/10_separation.json", lambda _: b"[" * 100_000)
     try:
-        assert r.stale(plan, plan.topics[0]) == "it was not finished before"
+        assert staleness.why_stale(plan, plan.topics[0]) == "it was not finished before"
     finally:
         undo()
 
@@ -146,11 +150,11 @@ def test_a_stamp_of_a_hundred_thousand_brackets_counts_for_nothing(run, home):
 @pytest.mark.parametrize("told", [[], {"kind": "table", "caption": "c", "files": []}, {"kind": "table", "caption": "c", "files": {"csv": 3}},
                                   {"files": {}}, {"kind": "table", "caption": "c", "files": {"csv": "../../secret.csv"}}])  # fmt: skip
 def test_a_description_of_odd_types_describes_nothing(tmp_path, told):
-    plan = r.Plan(tmp_path, "digits", [], {"separation": {}}, {}, Path("out"), where=tmp_path)
+    plan = plans_module.Plan(tmp_path, "digits", [], {"separation": {}}, {}, Path("out"), where=tmp_path)
     (tmp_path / "out/figures").mkdir(parents=True)
     (tmp_path / "secret.csv").write_text("x")
     (tmp_path / "out/figures/man-T1.json").write_text(json.dumps(told))
-    assert r._entry(plan, r.Ran(r.Topic("separation", Path("10_separation.ipynb")), 1, None, {"man-T1": 1.0}, []), "man-T1", 1.0) is None
+    assert runs._entry(plan, staleness.TopicResult(plans_module.Topic("separation", Path("10_separation.ipynb")), 1, None, {"man-T1": 1.0}, []), "man-T1", 1.0) is None
 
 
 def changed(path, text):
@@ -186,46 +190,45 @@ def test_what_makes_a_topic_run_again(run, home, path, text, why):
     plan, *_ = run
     undo = changed(home / path, text)
     try:
-        found = r.stale(plan, plan.topics[0])
+        found = staleness.why_stale(plan, plan.topics[0])
     finally:
         undo()
     assert (found is None) if why is None else why in found
-    assert r.stale(plan, plan.topics[0]) is None
+    assert staleness.why_stale(plan, plan.topics[0]) is None
 
 
 def test_parameters_library_versions_and_device_count(run, home, tmp_path, monkeypatch):
     plan, *_ = run
-    assert "parameters" in r.stale(r.plan(home, [], settings=["eps=0.5"]), plan.topics[0])
-    assert r.stale(r.plan(home, [], settings=["steps=7"]), plan.topics[0]) is None
-    package = Path(r.__file__).parent
-    shutil.copytree(package, tmp_path / "confnb", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(r, "TEMPLATES", tmp_path / "confnb/templates")
-    for name, why in (("hcnn", None), ("reproduce", None), ("search", "library")):
+    assert "parameters" in staleness.why_stale(plans_module.plan(home, [], settings=["eps=0.5"]), plan.topics[0])
+    assert staleness.why_stale(plans_module.plan(home, [], settings=["steps=7"]), plan.topics[0]) is None
+    shutil.copytree(PACKAGE, tmp_path / "confnb", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(staleness, "PACKAGE", tmp_path / "confnb")
+    for name, why in (("topics/shells", None), ("workshop/runs", None), ("statistics", "library")):
         (tmp_path / f"confnb/{name}.py").write_text("# changed\n")
-        found = r.stale(plan, plan.topics[0])
+        found = staleness.why_stale(plan, plan.topics[0])
         assert (found is None) if why is None else why in found
-    monkeypatch.setattr(r, "versions", lambda: {"torch": "0"})
-    monkeypatch.setattr(r, "devices", lambda _: "cuda (another)")
-    assert r.stale(plan, plan.topics[0]) == "changed since: library, versions, device"
+    monkeypatch.setattr(staleness, "versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(staleness, "devices", lambda _: "cuda (another)")
+    assert staleness.why_stale(plan, plan.topics[0]) == "changed since: library, versions, device"
 
 
 def ran_with(root, monkeypatch, during):
     "A plan whose topic was run, as far as its stamp says, while `during` happened"
     monkeypatch.chdir(root)
-    plan = r.plan(root, ["separation"])
-    key = r.key_of(plan, plan.topics[0])
-    monkeypatch.setattr(r, "_execute", lambda *_: [during(), 0][1])
-    assert r.run_topic(plan, plan.topics[0], key=key).error is None
+    plan = plans_module.plan(root, ["separation"])
+    key = staleness.key_of(plan, plan.topics[0])
+    monkeypatch.setattr(runner, "_execute", lambda *_: [during(), 0][1])
+    assert runner.run_topic(plan, plan.topics[0], key=key).error is None
     return plan
 
 
 def test_data_that_change_while_a_topic_runs_are_stamped_as_they_were(tmp_path, monkeypatch):
     root = project(tmp_path)
     plan = ran_with(root, monkeypatch, lambda: (root / "separation.npz").write_bytes(b"other data"))
-    assert r.stale(plan, plan.topics[0]) == "changed since: data"
+    assert staleness.why_stale(plan, plan.topics[0]) == "changed since: data"
     (root / "steady").mkdir()
     plan = ran_with(project(root / "steady"), monkeypatch, lambda: None)
-    assert r.stale(plan, plan.topics[0]) is None
+    assert staleness.why_stale(plan, plan.topics[0]) is None
 
 
 def test_data_that_a_topic_fetches_are_stamped_as_they_came(tmp_path, monkeypatch):
@@ -233,38 +236,38 @@ def test_data_that_a_topic_fetches_are_stamped_as_they_came(tmp_path, monkeypatc
     root = project(tmp_path)
     (root / "nbs/profiles/digits.yaml").write_text("data: mnist\n")
     plan = ran_with(root, monkeypatch, lambda: [(root / "data/MNIST/raw").mkdir(parents=True), (root / "data/MNIST/raw/x").write_bytes(b"x")])
-    assert r.stale(plan, plan.topics[0]) is None
+    assert staleness.why_stale(plan, plan.topics[0]) is None
     (root / "data/MNIST/raw/x").write_bytes(b"other")
-    assert r.stale(plan, plan.topics[0]) == "changed since: data"
+    assert staleness.why_stale(plan, plan.topics[0]) == "changed since: data"
 
 
 def test_very_many_files_are_one_hash_and_each_counts(tmp_path, monkeypatch):
     for n in range(6):
         (tmp_path / f"data/{n % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"data/{n % 2}/{n}.png").write_bytes(b"x")
-    each = r._files(tmp_path / "data", tmp_path, {})
+    each = staleness._files(tmp_path / "data", tmp_path, {})
     assert [f[:2] for f in each] == [[f"data/{n % 2}/{n}.png", 1] for n in (0, 2, 4, 1, 3, 5)]
     (tmp_path / "data/0/self").symlink_to(tmp_path / "data")
-    assert r._files(tmp_path / "data", tmp_path, {}) == each
-    monkeypatch.setattr(r, "MANY", 3)
-    before = r._files(tmp_path / "data", tmp_path, {})
-    assert len(before) == 1 and before[0][:2] == ["data", 6] and r._files(tmp_path / "data", tmp_path, {}) == before
+    assert staleness._files(tmp_path / "data", tmp_path, {}) == each
+    monkeypatch.setattr(staleness, "MANY", 3)
+    before = staleness._files(tmp_path / "data", tmp_path, {})
+    assert len(before) == 1 and before[0][:2] == ["data", 6] and staleness._files(tmp_path / "data", tmp_path, {}) == before
     for n in range(6):
         path = tmp_path / f"data/{n % 2}/{n}.png"
         undo = changed(path, lambda b: b + b"!")
-        assert r._files(tmp_path / "data", tmp_path, {})[0][2] != before[0][2]
+        assert staleness._files(tmp_path / "data", tmp_path, {})[0][2] != before[0][2]
         undo()
-    assert r._files(tmp_path / "data", tmp_path, {}) == before
+    assert staleness._files(tmp_path / "data", tmp_path, {}) == before
 
 
 def test_a_data_set_is_listed_once_for_a_grid(tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path))
-    listed, below = [], r._below
-    monkeypatch.setattr(r, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
-    plans = r.plan_sweep(tmp_path, ["separation"], ["steps=1,2,3"], "digits", [], None)
-    monkeypatch.setattr(r, "stale", lambda *_: None)
-    monkeypatch.setattr(r, "_reused", lambda plan, topic: r.Ran(topic, 1.0, None, {}, [], reused=True))
-    r.run_all(plans, r.View(lambda _: None), r.Means())
+    listed, below = [], staleness._below
+    monkeypatch.setattr(staleness, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
+    plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2,3"], "digits", [], None)
+    monkeypatch.setattr(runs, "why_stale", lambda *_: None)
+    monkeypatch.setattr(runs, "_reused", lambda plan, topic: staleness.TopicResult(topic, 1.0, None, {}, [], reused=True))
+    runs.run_all(plans, watching.RunReporter(lambda _: None), runs.RunOptions())
     assert listed == ["separation.npz"]
 
 
@@ -276,77 +279,79 @@ def test_named_data_sets_are_followed(run, home, tmp_path, monkeypatch):
     assert set(NAMED) == {*TORCHVISION, "imagenet"}
     monkeypatch.setenv("CONFNB_DATA", str(tmp_path))
     for name, file in NAMED.items():
-        plan = r.plan(home, ["separation"], settings=[f"data={name}"])
-        keys = [r.key_of(plan, plan.topics[0])]
+        plan = plans_module.plan(home, ["separation"], settings=[f"data={name}"])
+        keys = [staleness.key_of(plan, plan.topics[0])]
         for text in "one", "other":
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text(text)
-            keys.append(r.key_of(plan, plan.topics[0]))
+            keys.append(staleness.key_of(plan, plan.topics[0]))
         assert len({k["data"] for k in keys}) == 3, name
         assert len({json.dumps(k | {"data": ""}) for k in keys}) == 1, name
 
 
 def test_what_a_topic_imports_is_followed():
-    found = r.library_of(r.checkout(Path(__file__).parent) / "nbs/topics/10_separation.ipynb")
-    assert {"maxconfidence", "search", "runtime", "plots"} <= set(found) and not {"hcnn", "reproduce", "gallery", "pages"} & set(found)
-    modules = {m: Path(m) for m in ("__init__", "search", "attacks")}
-    assert r._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
-    assert r._imported("from confnb import max_confidence", modules) == set(modules)
-    assert r._imported("from .search import Linf", modules) == {"search"}
+    found = staleness.library_of(plans_module.checkout(Path(__file__).parent) / "nbs/topics/30_separation.ipynb")
+    assert {"maxconfidence", "search", "runtime", "plots"} <= set(found) and not {m for m in found if m.startswith(("topics.", "workshop."))}
+    modules = frozenset(("__init__", "search", "sets", "attacks", "topics.shells"))
+    assert staleness._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
+    assert staleness._imported("from confnb import Linf", modules) == {"sets"} and staleness._imported("from confnb import __version__", modules) == {"__init__"}
+    assert staleness._imported("from confnb import what", modules) == staleness._imported("from confnb.topics import what", modules) == modules
+    assert staleness._imported("from .search import Linf", modules) == staleness._imported("from ..search import Found", modules, ("topics",)) == {"search"}
+    assert staleness._imported("from .shells import mcn", modules, ("topics",)) == staleness._imported("from confnb.topics import shells", modules) == {"topics.shells"}
 
 
 @pytest.mark.parametrize("code", ["import confnb", "import confnb as c", "from confnb import *", "import confnb, math", "x = = 1",
                                   "import importlib\nimportlib.import_module('confnb.' + name)", "__import__('confnb')"])
 def test_where_it_cannot_be_told_every_module_counts(tmp_path, code):
     write_notebook(tmp_path / "10_tiny.ipynb", (code,))
-    assert {"search", "attacks", "report", "hcnn", "maxconfidence"} <= set(r.library_of(tmp_path / "10_tiny.ipynb"))
+    assert {"search", "attacks", "evaluation.reporting", "topics.shells", "maxconfidence"} <= set(staleness.library_of(tmp_path / "10_tiny.ipynb"))
 
 
-@pytest.mark.parametrize("code", ["x = !ls", "a?", "if True:\n    %time 1", "!pip list", "%matplotlib inline\nfrom confnb.search import Linf", "%%bash\nls", "?help"])
+@pytest.mark.parametrize("code", ["x = !ls", "a?", "if True:\n    %time 1", "!pip list", "%matplotlib inline\nfrom confnb.sets import Linf", "%%bash\nls", "?help"])
 def test_what_only_ipython_understands_stops_nothing(tmp_path, code):
-    write_notebook(tmp_path / "10_tiny.ipynb", (code,), ("from confnb.search import Linf",))
-    assert "search" in r.library_of(tmp_path / "10_tiny.ipynb") and r._syntax(code)
+    write_notebook(tmp_path / "10_tiny.ipynb", (code,), ("from confnb.sets import Linf",))
+    assert "sets" in staleness.library_of(tmp_path / "10_tiny.ipynb") and staleness._syntax(code)
 
 
 def test_comments_and_docstrings_are_no_change():
-    assert r._syntax("def f():\n    'Says'\n    return 1  # one") == r._syntax("def f():\n    return 1") != r._syntax("def f():\n    return 2")
-    assert r._syntax("x = !ls a") != r._syntax("x = !ls b")
-    assert r._syntax("%%time\nx = 1") != r._syntax("%%time\nx = 2") and r._imported("%%time\nfrom confnb.search import Linf", {"search": Path()}) == {"search"}
+    assert staleness._syntax("def f():\n    'Says'\n    return 1  # one") == staleness._syntax("def f():\n    return 1") != staleness._syntax("def f():\n    return 2")
+    assert staleness._syntax("x = !ls a") != staleness._syntax("x = !ls b")
+    assert staleness._syntax("%%time\nx = 1") != staleness._syntax("%%time\nx = 2") and staleness._imported("%%time\nfrom confnb.sets import Linf", frozenset({"sets"})) == {"sets"}
 
 
 def test_again_runs_what_is_finished(run, home):
-    plan = r.plan(home, ["separation"])
+    plan = plans_module.plan(home, ["separation"])
     before = tables(plan.out)
-    assert r.reproduce(plan, lambda _: None, again=True) == []
+    assert runs.reproduce(plan, lambda _: None, again=True) == []
     assert counted(home).count("10_separation") == 2 and tables(plan.out) == before
 
 
 def test_a_folder_takes_one_run_at_a_time(run):
     plan, *_ = run
-    with r._held(plan.folder), pytest.raises(r.Refusal, match="another run is at work"):
-        r.reproduce(plan)
+    with runs._held(plan.folder), pytest.raises(basics.UsageError, match="another run is at work"):
+        runs.reproduce(plan)
     assert (plan.out / "index.html").exists()
 
 
 def test_topics_side_by_side_lose_nothing_from_the_list(tmp_path, monkeypatch):
-    made_in = pages.made_in
+    made_in = basics.made_in
 
     def slowly(folder):
         found = made_in(folder)
         time.sleep(0.02)
         return found
 
-    monkeypatch.setattr(pages, "made_in", slowly)
+    monkeypatch.setattr(basics, "made_in", slowly)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: r._enter(tmp_path, name), "abcdefgh"))
+        list(pool.map(lambda name: staleness._enter(tmp_path, name), "abcdefgh"))
     assert made_in(tmp_path) == {*"abcdefgh"}
 
 
 def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path))
-    plans = r.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
-    with r._held(plans["steps=2"].folder), pytest.raises(r.Refusal, match="another run is at work in .*steps=2"):
-        r.sweep(plans, Path("runs/digits-sweep"))
+    plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
+    with runs._held(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
+        sweeps_module.sweep(plans, Path("runs/digits-sweep"))
     assert counted_or_none(tmp_path) == []
 
 
@@ -354,15 +359,15 @@ def counted_or_none(root):
     return counted(root) if (root / "ran.txt").exists() else []
 
 
-@pytest.mark.parametrize("name", ["figures", "notebooks", "logs", "done", "logs/10_separation.log", r.WORK])
+@pytest.mark.parametrize("name", ["figures", "notebooks", "logs", "done", "logs/10_separation.log", staleness.WORK])
 def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, monkeypatch, name):
     root = project(tmp_path)
     monkeypatch.chdir(root)
     place = root / "runs/digits" / name
     place.parent.mkdir(parents=True)
     place.symlink_to(root / "elsewhere")
-    with pytest.raises(r.Refusal, match=f"{name} is a link that leads out of"):
-        r.reproduce(r.plan(root, ["separation"]))
+    with pytest.raises(basics.UsageError, match=f"{name} is a link that leads out of"):
+        runs.reproduce(plans_module.plan(root, ["separation"]))
     assert not (root / "elsewhere").exists() and counted_or_none(root) == []
 
 
@@ -373,7 +378,7 @@ def first_edition(root):
     told = {"id": "man-T1", "kind": "figure", "caption": "c", "files": {"png": "man-T1.png"}}
     files = {f"done/{stem}.json": json.dumps(stamp), f"notebooks/{stem}.ipynb": json.dumps({"metadata": {"papermill": {"parameters": {}}}}),
              f"pages/{stem}.html": "<style>:root { color-scheme: light dark; --ink: #000 }", f"logs/{stem}.log": "Input Notebook:  nbs/topics\n", "logs/30_maxconfidence.log": "", "figures/man-T1.json": json.dumps(told),
-             "figures/man-T1.png": "", ".lock": "", f"{r.WORK}/{stem}-1/x": ""}
+             "figures/man-T1.png": "", ".lock": "", f"{staleness.WORK}/{stem}-1/x": ""}
     for name, text in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
@@ -384,9 +389,9 @@ def test_a_run_of_the_first_edition_that_was_stopped_goes_on(tmp_path, monkeypat
     root = project(tmp_path)
     monkeypatch.chdir(root)
     out, files = first_edition(root)
-    assert r.ours_in(out) == files
-    r._begin(r.plan(root, [], out=out))
-    assert files < r.ours_in(out) and (out / r.MADE).exists()
+    assert staleness.ours_in(out) == files
+    runs._begin(plans_module.plan(root, [], out=out))
+    assert files < staleness.ours_in(out) and (out / basics.MADE).exists()
 
 
 @pytest.mark.parametrize("name, text", [("notes.txt", "mine"), ("figures/mc-F1a.png", "mine"), ("notebooks/20_hcnn.ipynb", '{"metadata": {}}'),
@@ -396,23 +401,23 @@ def test_one_foreign_file_and_such_a_folder_is_nobody_s_to_take(tmp_path, name, 
     out, _ = first_edition(tmp_path)
     (out / name).parent.mkdir(exist_ok=True, parents=True)
     (out / name).write_text(text)
-    assert r.ours_in(out) == set()
+    assert staleness.ours_in(out) == set()
 
 
 def test_a_log_is_read_on_and_not_again(tmp_path, monkeypatch):
     log, line = tmp_path / "x.log", "Executing Cell {}---\n"
     log.write_text("Input Notebook: a\n" + line.format(1) + "Executing Cell 2")
-    assert r._cells_begun(log, "a") == 2
+    assert watching._cells_begun(log, "a") == 2
     with log.open("a") as f:
         f.write("---\n" + line.format(3) + "Execu")
-    assert r._cells_begun(log, "a") == 3 and r._cells_begun(log, "a") == 3
+    assert watching._cells_begun(log, "a") == 3 and watching._cells_begun(log, "a") == 3
     with log.open("r+b") as f:
         f.write(b"x" * 40)  # what was read already is not looked at
     with log.open("a") as f:
         f.write("ting Cell 4---\n")
-    assert r._cells_begun(log, "a") == 4
+    assert watching._cells_begun(log, "a") == 4
     log.write_text(line.format(1) * 9)
-    assert r._cells_begun(log, "b") == 9 and r._cells_begun(tmp_path / "none", "b") == 0
+    assert watching._cells_begun(log, "b") == 9 and watching._cells_begun(tmp_path / "none", "b") == 0
 
 
 @pytest.mark.parametrize("status, says", [(-15, "papermill was killed by SIGTERM"), (-9, "papermill was killed by SIGKILL, as happens where memory runs out"), (-99, "papermill was killed by signal 99")])
@@ -420,21 +425,21 @@ def test_only_a_kill_may_be_the_memory(tmp_path, status, says):
     from types import SimpleNamespace
 
     (tmp_path / "x.log").write_text("")
-    assert r._error_in(SimpleNamespace(cells=[]), tmp_path / "x.log", status) == says
+    assert runner._error_in(SimpleNamespace(cells=[]), tmp_path / "x.log", status) == says
 
 
 def test_two_topics_with_the_same_identifier(tmp_path, monkeypatch):
     """`hcnn-X0` could be either's: the first keeps it, the other is told, and neither is run for ever."""
     root = project(tmp_path)
     monkeypatch.chdir(root)
-    plan = r.plan(root, [])
+    plan = plans_module.plan(root, [])
     first, second = plan.topics
-    ran = [r.Ran(first, 1.0, None, {"hcnn-X0": 0.1}, []), r.Ran(second, 1.0, None, {"hcnn-X0": 0.2}, [])]
+    ran = [staleness.TopicResult(first, 1.0, None, {"hcnn-X0": 0.1}, []), staleness.TopicResult(second, 1.0, None, {"hcnn-X0": 0.2}, [])]
     (plan.folder / "figures").mkdir(parents=True)
     (plan.folder / "figures/hcnn-X0.json").write_text(json.dumps({"kind": "table", "caption": "c", "files": {}}))
-    told = r.manifest(plan, ran)
+    told = runs.manifest(plan, ran)
     assert told["identifiers"]["hcnn-X0"]["topic"] == "separation" and told["topics"]["maxconfidence"]["taken"] == ["hcnn-X0"]
-    assert any("which another topic has published" in s for s in r._complaints(told))
+    assert any("which another topic has published" in s for s in runs._complaints(told))
 
 
 # stopped in the middle
@@ -461,7 +466,7 @@ def uninterrupted(tmp_path_factory):
     root = project(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert r.reproduce(r.plan(root, []), lambda _: None) == []
+        assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
         return tables(root / "runs/digits")
 
 
@@ -484,18 +489,18 @@ def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
     assert after.returncode == 0, err
     assert tables(root / "runs/digits") == uninterrupted
     assert counted(root) == ["10_separation", "30_maxconfidence", "30_maxconfidence"]
-    assert list((root / "runs/digits").glob(f"{r.WORK}/*")) == []
+    assert list((root / "runs/digits").glob(f"{staleness.WORK}/*")) == []
 
 
 @pytest.mark.slow
 def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, uninterrupted):
     root = project(tmp_path, {"separation": "if not os.path.exists('go'): os.kill(os.getpid(), 9)"})
     monkeypatch.chdir(root)
-    complaints = r.reproduce(r.plan(root, []), lambda _: None)
+    complaints = runs.reproduce(plans_module.plan(root, []), lambda _: None)
     assert "10_separation" in complaints[0] and "the kernel was killed" in complaints[0] and "man-T1" in complaints[1]
-    assert len(complaints) == 2 and r.stale(r.plan(root, []), r.plan(root, []).topics[1]) is None
+    assert len(complaints) == 2 and staleness.why_stale(plans_module.plan(root, []), plans_module.plan(root, []).topics[1]) is None
     Path("go").touch()
-    assert r.reproduce(r.plan(root, []), lambda _: None) == []
+    assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
     assert tables(root / "runs/digits") == uninterrupted and counted(root).count("30_maxconfidence") == 1
 
 
@@ -523,12 +528,12 @@ def test_not_even_the_runner_can_write(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(r, "_execute", lambda *_: 0)
-    monkeypatch.setattr(r, "write_text", full)
-    plan = r.plan(root, ["separation"])
-    ran = r.run_topic(plan, plan.topics[0])
+    monkeypatch.setattr(runner, "_execute", lambda *_: 0)
+    monkeypatch.setattr(staleness, "write_text", full)
+    plan = plans_module.plan(root, ["separation"])
+    ran = runner.run_topic(plan, plan.topics[0])
     assert ran.error.startswith("10_separation: ") and "No space left" in ran.error
-    assert "not finished" in r.stale(plan, plan.topics[0]) and list((plan.folder / r.WORK).iterdir()) == []
+    assert "not finished" in staleness.why_stale(plan, plan.topics[0]) and list((plan.folder / staleness.WORK).iterdir()) == []
 
 
 # the cache
@@ -576,17 +581,17 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch):
     root = project(tmp_path)
     monkeypatch.chdir(root)
-    plans = r.plan_sweep(root, ["separation"], ["steps=1,2"], "digits", ["eps=0.5"], None)
+    plans = sweeps_module.plan_sweep(root, ["separation"], ["steps=1,2"], "digits", ["eps=0.5"], None)
     assert list(plans) == ["steps=1", "steps=2"] and str(plans["steps=1"].out) == "runs/digits-sweep/steps=1"
     said = []
-    assert r.sweep(plans, Path("runs/digits-sweep"), said.append, r.Means(jobs=2)) == []
+    assert sweeps_module.sweep(plans, Path("runs/digits-sweep"), said.append, runs.RunOptions(jobs=2)) == []
     assert counted(root) == ["10_separation"] * 2 and said[0].split()[0] == "steps=1/10_separation"
     one, two = (tables(p.folder) for p in plans.values())
     assert one.keys() == two.keys() and one["man-T1.csv"] != two["man-T1.csv"]
     text = (root / "runs/digits-sweep/index.html").read_text()
     assert text.count("steps = 1") == 3 and text.count("steps = 2") == 3 and ">eps = " not in text and "steps%3D1/figures/man-T1.svg" in text
     assert (root / "runs/digits-sweep/steps=2/index.html").exists() and (root / "runs/digits-sweep/steps=1/claims.html").exists()
-    assert r.sweep(plans, Path("runs/digits-sweep"), said.append) == [] and len(counted(root)) == 2
+    assert sweeps_module.sweep(plans, Path("runs/digits-sweep"), said.append) == [] and len(counted(root)) == 2
 
 
 @pytest.mark.parametrize(
@@ -596,16 +601,16 @@ def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch)
 )  # fmt: skip
 def test_bad_sweeps_are_refused(tmp_path, monkeypatch, sweeps, says):
     monkeypatch.chdir(project(tmp_path))
-    with pytest.raises(r.Refusal, match=re.escape(says)):
-        r.plan_sweep(tmp_path, [], sweeps, "digits", [], None)
+    with pytest.raises(basics.UsageError, match=re.escape(says)):
+        sweeps_module.plan_sweep(tmp_path, [], sweeps, "digits", [], None)
     assert not Path("runs").exists()
 
 
 def test_means_are_checked():
     for bad in {"jobs": 0}, {"cpus": 0}, {"gpus": -1}:
-        with pytest.raises(r.Refusal, match="at least"):
-            r.Means(**bad)
-    assert r.Means().threads is None and r.Means(ray="auto", cpus=3).threads == 3
+        with pytest.raises(basics.UsageError, match="at least"):
+            runs.RunOptions(**bad)
+    assert runs.RunOptions().threads is None and runs.RunOptions(ray="auto", cpus=3).threads == 3
 
 
 # the live view
@@ -614,16 +619,16 @@ def test_means_are_checked():
 def test_a_terminal_shows_one_line_for_each_topic(monkeypatch):
     import io
 
-    monkeypatch.setattr(r.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
+    monkeypatch.setattr(runner.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
     stream = io.StringIO()
-    view = r.on_terminal(stream)
-    at = r.Progress(65, 3, 9, {"mc-F1a": 3.0}, "mc-F1b", 70.0)
-    view.follow({"30_maxconfidence": at, "20_hcnn": r.Progress(1, 0, 9, {}, "", None)})
+    view = watching.on_terminal(stream)
+    at = watching.Progress(65, 3, 9, {"mc-F1a": 3.0}, "mc-F1b", 70.0)
+    view.follow({"30_maxconfidence": at, "20_hcnn": watching.Progress(1, 0, 9, {}, "", None)})
     assert stream.getvalue().count("\n") == 2 and "mc-F1b   cell 3 of 9, 1 published" in stream.getvalue()
     assert all(len(line) < 60 for line in stream.getvalue().splitlines())
     view.follow({"30_maxconfidence": at})
     assert "\x1b[2F\x1b[J" in stream.getvalue()
-    view.ended("30_maxconfidence", r.Ran(r.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
+    view.ended("30_maxconfidence", staleness.TopicResult(plans_module.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
     assert stream.getvalue().endswith("\x1b[1F\x1b[J  30_maxconfidence     done 70.0 s; 1 tables and figures\n")
 
 
@@ -637,7 +642,7 @@ def test_pages_of_a_run_in_the_browser(run, browser, tmp_path):
     (tmp_path / "a=1/figures/man-X0.csv").write_text(rows.replace("[0.1,0.2]", "[0.1; 0.2]"))
     told["identifiers"]["man-X0"] = {"topic": "separation", "kind": "table", "caption": "c", "files": {"csv": {"path": "figures/man-X0.csv"}}}
     (tmp_path / "a=1/claims.html").write_text(gallery.claims_page(told, tmp_path / "a=1"))
-    (tmp_path / "a=1/index.html").write_text(gallery.gallery(told, tmp_path / "a=1"))
+    (tmp_path / "a=1/index.html").write_text(gallery.gallery_page(told, tmp_path / "a=1"))
     (tmp_path / "index.html").write_text(gallery.comparison({"a=1": told}, {"a=1": {"a": 1}}, tmp_path))
     for name in ("index.html", "a=1/index.html", "a=1/claims.html"):
         for width in (390, 1200):

@@ -237,8 +237,8 @@ def test_the_fast_precision_is_what_the_processor_says(monkeypatch, bfloat16, ti
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
     cpu = torch.device("cpu")
-    assert r.fast_dtype(cpu) is r.reduced("auto", cpu) is fast
-    assert r.reduced(None, cpu) is None and r.reduced(torch.bfloat16, cpu) is r.reduced(torch.bfloat16, torch.device("meta")) is torch.bfloat16
+    assert r.fast_dtype(cpu) is r.resolve_autocast("auto", cpu) is fast
+    assert r.resolve_autocast(None, cpu) is None and r.resolve_autocast(torch.bfloat16, cpu) is r.resolve_autocast(torch.bfloat16, torch.device("meta")) is torch.bfloat16
     assert r.fast_dtype(torch.device("mps")) is None
 
 
@@ -257,7 +257,7 @@ def test_a_processor_that_cannot_be_asked_is_not_fast(monkeypatch):
 @pytest.mark.parametrize("word", ["fast", "bfloat16", ""])
 def test_a_precision_that_is_no_word_is_refused(word):
     with pytest.raises(ValueError, match=f"bfloat16, 'auto' or None, not '{word}'"):
-        r.reduced(word, torch.device("cpu"))
+        r.resolve_autocast(word, torch.device("cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):

@@ -20,36 +20,22 @@ from toys import IN_PLACE, Edges, backwards
 from confnb.attacks import negative, pgd, uniform_noise
 from confnb.maxconfidence import max_confidence
 from confnb.models import outputs, seeded
+from confnb.objectives import CrossEntropy, LogConfidence, Margin, Nearest, TargetMargin, WrongConfidence
+from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule, step_lengths
 from confnb.runtime import fast_dtype, generator, predict, streams
 from confnb.search import (
-    BOX,
-    DDN,
-    L0,
-    L2,
-    Adam,
-    CrossEntropy,
     Found,
-    Halving,
-    Lead,
-    Linf,
-    LogConfidence,
-    Margin,
-    Nearest,
     NoGradient,
-    OneFeature,
-    Steepest,
-    WrongConfidence,
-    alive,
+    active_fraction,
+    best_of_each,
+    concat,
     distortion,
-    fold,
-    join,
+    keep_better,
     maximize,
-    merge,
-    step_lengths,
-    take,
-    with_confidence,
+    with_wrong_confidence,
     wrong_classes,
 )
+from confnb.sets import BOX, L0, L2, Linf, take_rows
 
 
 def tiny(seed=0, classes=3, gain=3.0, dtype=torch.float32):
@@ -110,8 +96,8 @@ def balls(draw, n):
 seeds = st.integers(0, 2**32)
 kinds = st.sampled_from([LogConfidence, CrossEntropy, WrongConfidence, Margin])
 starts = st.sampled_from(["random", "here", "tensor", "outside"])
-ANYWHERE = {"steepest": Steepest(), "momentum": Steepest(0.9), "halving": Halving(), "adam": Adam(), "ddn": DDN(), "one up": OneFeature(), "one down": OneFeature(False)}
-RULES = {**ANYWHERE, "tanh": Adam("tanh")}  # the last is for boxes alone
+ANYWHERE = {"steepest": GradientRule(), "momentum": GradientRule(0.9), "halving": APGDRule(), "adam": AdamRule(), "ddn": DDNRule(), "one up": JSMARule(), "one down": JSMARule(False)}
+RULES = {**ANYWHERE, "tanh": AdamRule("tanh")}  # the last is for boxes alone
 CONSTANT = {name: rule for name, rule in RULES.items() if name not in ("halving", "ddn")}  # their first steps do not depend on how many there are
 PAIRS = [(rule, kind) for rule in RULES for kind in (Linf, L2, L0) if rule != "tanh" or kind is Linf]
 
@@ -149,7 +135,7 @@ def test_every_point_lies_in_its_set_and_is_scored_there(autocast, problem, clim
     np.testing.assert_allclose(found.value, objective_values(how["rank"] or objective, found.logits), atol=1e-5, rtol=1e-5)
     assert found.passes.dtype == torch.int64 and (found.passes <= climb["steps"] * climb["restarts"]).all()
     assert climb["stop"] < math.inf or climb["patience"] or (found.passes == climb["steps"] * climb["restarts"]).all()
-    assert found.seconds > 0 and found.confidence is None
+    assert found.seconds > 0 and found.wrong_confidence is None
 
 
 @given(ball=balls(4), seed=seeds, far=st.floats(0, 20))
@@ -272,7 +258,7 @@ def test_seeds_for_each_example_give_a_subset_the_same_points(problem, climb, da
     some = torch.tensor(data.draw(st.lists(st.sampled_from(range(len(x))), min_size=1, max_size=6)))
     climb = {**climb, "seed": own, "stop": math.inf}
     every = maximize(model, objective, x, ball, **how, **climb)
-    few = maximize(model, take(objective, some), x[some], take(ball, some), **{k: take(v, some) for k, v in how.items()}, **{**climb, "seed": own[some]})
+    few = maximize(model, take_rows(objective, some), x[some], take_rows(ball, some), **{k: take_rows(v, some) for k, v in how.items()}, **{**climb, "seed": own[some]})
     assert torch.allclose(every.x[some], few.x, atol=1e-6)
 
 
@@ -394,7 +380,7 @@ def apgd(model, objective, x, eps, steps, weight=0.75, share=0.75):
 @pytest.mark.parametrize("steps", [1, 7, 20, 33, 50])
 def test_halving_is_algorithm_1_of_apgd(steps, eps):
     model, x, y = tiny(dtype=torch.float64), images(4, dtype=torch.float64), labels(4)
-    best, last = (maximize(model, CrossEntropy(y), x, Linf(eps), steps, rule=Halving(), start="here", keep=keep).x for keep in ("best", "last"))
+    best, last = (maximize(model, CrossEntropy(y), x, Linf(eps), steps, rule=APGDRule(), start="here", keep=keep).x for keep in ("best", "last"))
     for i in range(4):
         expected = apgd(model, CrossEntropy(y[i : i + 1]), x[i : i + 1], eps, steps)
         assert torch.allclose(best[i], expected[0], atol=1e-6) and torch.allclose(last[i], expected[1], atol=1e-6)
@@ -409,7 +395,7 @@ def test_adam_on_pixels_is_that_of_torch_with_projection(ball):
         z.grad = slopes(model, CrossEntropy(y), z)[1]
         adam.step()
         z.data = project(z.data)
-    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.02, rule=Adam(), start="here", keep="last")
+    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.02, rule=AdamRule(), start="here", keep="last")
     assert torch.allclose(got.x, z, atol=1e-6)
 
 
@@ -425,7 +411,7 @@ def test_adam_in_tanh_space_is_that_of_torch_through_tanh(ball):
         z = low + (high - low) * (w.tanh() + 1) / 2
         nn.functional.cross_entropy(model(z), y, reduction="sum").backward()
         adam.step()
-    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.1, rule=Adam("tanh", 0.8, 0.99), start=start, keep="last")
+    got = maximize(model, CrossEntropy(y), x, ball, 12, 0.1, rule=AdamRule("tanh", 0.8, 0.99), start=start, keep="last")
     assert torch.allclose(got.x, low + (high - low) * (w.tanh() + 1) / 2, atol=1e-4)
     assert (got.x - start).abs().amax() > 0.05
 
@@ -435,7 +421,7 @@ def test_momentum_is_that_of_torchattacks(momentum):
     model, x, y = tiny(dtype=torch.float64), images(dtype=torch.float64), labels()
     attack = torchattacks.MIFGSM(model, eps=0.2, alpha=0.03, steps=11, decay=momentum)
     expected = attack(x, y)
-    got, plain = (maximize(model, CrossEntropy(y), x, Linf(0.2), 11, 0.03, rule=r, start="here", keep="last") for r in (Steepest(momentum), Steepest()))
+    got, plain = (maximize(model, CrossEntropy(y), x, Linf(0.2), 11, 0.03, rule=r, start="here", keep="last") for r in (GradientRule(momentum), GradientRule()))
     assert torch.allclose(got.x, expected, atol=1e-6) and not torch.allclose(got.x, plain.x, atol=1e-2)
 
 
@@ -458,7 +444,7 @@ def ddn(model, wrong, x, steps, gamma=0.05):
 def test_ddn_is_algorithm_1():
     model, x = tiny(gain=2.0, dtype=torch.float64), images(6, dtype=torch.float64)
     y = predict(model, x).argmax(1)
-    settings = {"rule": DDN(), "rank": Nearest(x, Margin(y)), "start": "here"}
+    settings = {"rule": DDNRule(), "rank": Nearest(x, Margin(y)), "start": "here"}
     near, last = (maximize(model, Margin(y), x, BOX, 30, keep=keep, **settings) for keep in ("best", "last"))
     for i in range(6):
         nearest, end = ddn(model, Margin(y[i : i + 1]), x[i : i + 1], 30)
@@ -477,13 +463,13 @@ def test_one_feature_at_a_time_changes_the_value_that_gains_most():
             for i, row in enumerate(z.view(len(x), -1).numpy()):
                 gain = np.where(row < 1 if up else row > 0, gradient[i] if up else -gradient[i], -np.inf)
                 row[gain.argmax()] = np.clip(row[gain.argmax()] + (0.4 if up else -0.4) * (gain.max() > 0), 0, 1)
-        got = maximize(model, CrossEntropy(y), x, L0(9), 9, 0.4, rule=OneFeature(up), start="here", keep="last")
+        got = maximize(model, CrossEntropy(y), x, L0(9), 9, 0.4, rule=JSMARule(up), start="here", keep="last")
         assert torch.allclose(got.x, z, atol=1e-9) and ((got.x >= x) if up else (got.x <= x)).all()
 
 
 def test_one_feature_without_room_stands_still():
     x, y = torch.ones(3, 1, 6, 6), labels(3)
-    assert torch.equal(maximize(tiny(), CrossEntropy(y), x, L0(4), 4, rule=OneFeature(), start="here", keep="last").x, x)
+    assert torch.equal(maximize(tiny(), CrossEntropy(y), x, L0(4), 4, rule=JSMARule(), start="here", keep="last").x, x)
 
 
 def linear(seed=0, spread=0.1):
@@ -502,7 +488,7 @@ def linear(seed=0, spread=0.1):
 def test_ddn_finds_the_distance_to_a_hyperplane(seed):
     model, x, y, distance, _ = linear(seed)
     assume(distance.min() > 5e-3)
-    found = maximize(model, Margin(y), x, BOX, 150, rule=DDN(), rank=Nearest(x, Margin(y)), start="here")
+    found = maximize(model, Margin(y), x, BOX, 150, rule=DDNRule(), rank=Nearest(x, Margin(y)), start="here")
     got = (found.x - x).flatten(1).norm(dim=1)
     assert (got >= distance).all() and (got <= 1.01 * distance).all() and (predict(model, found.x).argmax(1) != y).all()
     np.testing.assert_allclose(found.value, -(got**2), atol=1e-12)
@@ -592,7 +578,7 @@ def test_a_hidden_objective_with_a_centre_for_each_example_is_cut_with_the_batch
         assert torch.allclose(alone.x[0], together.x[i], atol=1e-6)
 
 
-OBJECTIVES = {"LogConfidence": LogConfidence, "CrossEntropy": CrossEntropy, "WrongConfidence": WrongConfidence, "Margin": Margin, "Lead": Lead, "hidden": lambda y: Pull(0.3),
+OBJECTIVES = {"LogConfidence": LogConfidence, "CrossEntropy": CrossEntropy, "WrongConfidence": WrongConfidence, "Margin": Margin, "Lead": TargetMargin, "hidden": lambda y: Pull(0.3),
               "hidden, one each": lambda y: Pull(y.double()[:, None])}
 
 
@@ -618,12 +604,12 @@ def test_leads_and_distances_by_numpy():
     for row, target in zip(logits.double().numpy(), y.numpy(), strict=True):
         expected.append(row[target] - max(v for j, v in enumerate(row) if j != target))
     expected = np.array(expected)
-    np.testing.assert_allclose(Lead(y)(logits), expected, atol=1e-6)
+    np.testing.assert_allclose(TargetMargin(y)(logits), expected, atol=1e-6)
     far = ((z - x).double().numpy().reshape(9, -1) ** 2).sum(1)
     for kappa in (0.0, np.sort(expected)[4] + 1e-3):
         ahead = expected > kappa + 1e-4
         assert 0 < ahead.sum() < 9
-        np.testing.assert_allclose(Nearest(x, Lead(y), kappa)(logits, z), np.where(ahead, -far, -np.inf), rtol=1e-5)
+        np.testing.assert_allclose(Nearest(x, TargetMargin(y), kappa)(logits, z), np.where(ahead, -far, -np.inf), rtol=1e-5)
 
 
 # What decides, who leaves, and what it cost
@@ -701,11 +687,11 @@ def found_with(passes, seed=0, seconds=1.5, confidence=True):
 
 
 def test_the_share_alive_is_who_paid_for_each_pass():
-    shares = alive(found_with([3, 1, 5, 3]))
+    shares = active_fraction(found_with([3, 1, 5, 3]))
     assert shares.tolist() == [sum(p > k for p in (3, 1, 5, 3)) / 4 for k in range(5)] == [1, 0.75, 0.75, 0.25, 0.25]
-    assert alive(found_with([0, 0])).shape == (0,)
+    assert active_fraction(found_with([0, 0])).shape == (0,)
     stopped = maximize(tiny(), CrossEntropy(labels(20)), images(20), L2(1.5), 15, stop=1.0)
-    assert torch.allclose((alive(stopped) * 20).sum(), stopped.passes.sum().float()) and (alive(stopped).diff() <= 0).all()
+    assert torch.allclose((active_fraction(stopped) * 20).sum(), stopped.passes.sum().float()) and (active_fraction(stopped).diff() <= 0).all()
 
 
 @given(seed=st.integers(0, 99), scale=st.floats(0, 1))
@@ -728,7 +714,7 @@ def test_merging_is_a_loop_over_rows(by, confidence, data):
     rows = torch.tensor(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)))
     best, new = found_with([1, 2, 3, 4, 5, 6], 0, 1.5, confidence), found_with([10] * len(rows), 1, 0.25, confidence)
     kept = replace(best, x=best.x.clone(), value=best.value.clone(), passes=best.passes.clone())
-    got, wins = merge(best, rows, new, by), 0
+    got, wins = keep_better(best, rows, new, by), 0
     for i in range(6):
         j = rows.tolist().index(i) if i in rows else None
         wins_here = j is not None and getattr(new, by)[j] > getattr(best, by)[i]
@@ -741,7 +727,7 @@ def test_merging_is_a_loop_over_rows(by, confidence, data):
 
 def test_of_equals_the_first_is_kept():
     best = found_with([1, 1])
-    got = merge(best, torch.arange(2), replace(found_with([2, 2], 1), value=best.value))
+    got = keep_better(best, torch.arange(2), replace(found_with([2, 2], 1), value=best.value))
     assert torch.equal(got.x, best.x) and got.passes.tolist() == [3, 3]
 
 
@@ -749,7 +735,7 @@ def test_of_equals_the_first_is_kept():
 @pytest.mark.parametrize("each", [1, 2, 3, 6])
 def test_folding_is_a_loop_over_examples(each, by):
     many = found_with([1, 2, 3, 4, 5, 6], 4)
-    got = fold(many, each, by)
+    got = best_of_each(many, each, by)
     assert len(got.x) == 6 // each and got.seconds == 1.5
     for i in range(6 // each):
         rows = range(each * i, each * (i + 1))
@@ -758,17 +744,17 @@ def test_folding_is_a_loop_over_examples(each, by):
 
 def test_joining_puts_rows_after_rows_and_adds_seconds():
     parts = [found_with([1, 2], 0, 1.0), found_with([3], 1, 0.5)]
-    got = join(parts)
+    got = concat(parts)
     assert got.seconds == 1.5 and got.passes.tolist() == [1, 2, 3] and same_rows(got, 1, parts[0], 1) and same_rows(got, 2, parts[1], 0)
-    assert join([found_with([1], confidence=False)] * 2).confidence is None
+    assert concat([found_with([1], confidence=False)] * 2).wrong_confidence is None
 
 
 def test_confidence_is_that_of_the_best_wrong_class():
     x, y = images(9), labels(9)
-    found = with_confidence(maximize(tiny(), CrossEntropy(y), x, Linf(0.1), 3), y)
+    found = with_wrong_confidence(maximize(tiny(), CrossEntropy(y), x, Linf(0.1), 3), y)
     p = np.exp(log_softmax(found.logits))
     p[np.arange(9), y] = 0
-    np.testing.assert_allclose(found.confidence, p.max(1), rtol=1e-5)
+    np.testing.assert_allclose(found.wrong_confidence, p.max(1), rtol=1e-5)
     others = wrong_classes(y, 3).tolist()
     assert others == [[j for j in range(3) if j != label] for label in y.tolist()]
 
@@ -886,7 +872,7 @@ def test_points_climbed_to_in_bfloat16_are_scored_in_float32(rule):
 
 def test_a_rank_is_rescored_as_well():
     model, x, y = tiny(), images(20), labels(20)
-    found = maximize(model, Margin(y), x, BOX, 20, rule=DDN(), rank=Nearest(x, Margin(y)), start="here", autocast=torch.bfloat16)
+    found = maximize(model, Margin(y), x, BOX, 20, rule=DDNRule(), rank=Nearest(x, Margin(y)), start="here", autocast=torch.bfloat16)
     wrong = predict(model, found.x).argmax(1) != y
     assert (wrong >= found.value.isfinite()).all() and found.value.isfinite().any()
     np.testing.assert_allclose(found.value, Nearest(x, Margin(y))(found.logits, found.x))
@@ -977,9 +963,9 @@ USES = {
     "maximize": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, restarts=2),
     "maximize in bfloat16": lambda m, x, y: maximize(m, Margin(y), x, L2(1.0), 3, autocast=torch.bfloat16),
     "maximize, auto": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, autocast="auto"),
-    "Halving": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 10, rule=Halving(), patience=2),
-    "Adam": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, rule=Adam("tanh")),
-    "DDN": lambda m, x, y: maximize(m, Margin(y), x, Linf(0.2), 3, rule=DDN(), rank=Nearest(x, Margin(y))),
+    "Halving": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 10, rule=APGDRule(), patience=2),
+    "Adam": lambda m, x, y: maximize(m, CrossEntropy(y), x, Linf(0.2), 3, rule=AdamRule("tanh")),
+    "DDN": lambda m, x, y: maximize(m, Margin(y), x, Linf(0.2), 3, rule=DDNRule(), rank=Nearest(x, Margin(y))),
     "hidden": lambda m, x, y: maximize(m, Pull(1.0), x, Linf(0.2), 3, rank=CrossEntropy(y)),
     "pgd": lambda m, x, y: pgd(m, x, y, Linf(0.2), 3),
     "targeted pgd": lambda m, x, y: pgd(m, x, y, Linf(0.2), 3, target=(y + 1) % 3),
@@ -1440,7 +1426,7 @@ BAD = {
     **{f"{name} a word": (lambda name=name: found(**{name: "a"}), TypeError, f"{name} must be a number, not 'a'") for name in ("decay", "stop", "step_size")},
     "labels None": (lambda: maximize(tiny(), CrossEntropy(None), images(), Linf(0.1), 1), TypeError, "labels must be integer class indices.*not None"),
     "labels of numpy": (lambda: maximize(tiny(), CrossEntropy(labels(7).numpy()), images(), Linf(0.1), 1), TypeError, "labels must be integer.*ndarray"),
-    "a list of targets": (lambda: maximize(tiny(), Lead([1, 2]), images(), Linf(0.1), 1), TypeError, "targets must be integer.*list"),
+    "a list of targets": (lambda: maximize(tiny(), TargetMargin([1, 2]), images(), Linf(0.1), 1), TypeError, "targets must be integer.*list"),
     "target a word": (lambda: maximize(tiny(), LogConfidence("cat"), images(), Linf(0.1), 1), TypeError, "targets must be integer.*'cat'"),
     "target 1.5": (lambda: maximize(tiny(), LogConfidence(1.5), images(), Linf(0.1), 1), TypeError, "targets must be integer.*1.5"),
     "a word for a ball": (lambda: found(ball="linf"), TypeError, r"ball.*set such as Linf\(8/255\), not 'linf'"),
@@ -1469,9 +1455,9 @@ BAD = {
     "map": (lambda: found(model=Spoiled(lambda z: z[:, None])), ValueError, r"logits of shape \(5, K\)"),
     "patience -1": (lambda: found(patience=-1), ValueError, "patience.*at least 0.*-1"),
     "autocast word": (lambda: found(autocast="fast"), ValueError, "bfloat16, 'auto' or None.*'fast'"),
-    "Adam's space": (lambda: Adam("x"), ValueError, "'pixels' or 'tanh'.*'x'"),
-    "tanh in L2": (lambda: found(ball=L2(1.0), rule=Adam("tanh")), ValueError, "Linf or BOX, not L2"),
-    "tanh in L0": (lambda: found(ball=L0(3), rule=Adam("tanh")), ValueError, "Linf or BOX, not L0"),
+    "Adam's space": (lambda: AdamRule("x"), ValueError, "'pixels' or 'tanh'.*'x'"),
+    "tanh in L2": (lambda: found(ball=L2(1.0), rule=AdamRule("tanh")), ValueError, "Linf or BOX, not L2"),
+    "tanh in L0": (lambda: found(ball=L0(3), rule=AdamRule("tanh")), ValueError, "Linf or BOX, not L0"),
     "L0 0": (lambda: L0(0), ValueError, "L0.*positive"),
     "L0 negative": (lambda: L0(-3), ValueError, "L0.*positive"),
     "L0 half": (lambda: L0(0.5), ValueError, "L0.*whole.*0.5"),
@@ -1484,7 +1470,7 @@ BAD = {
     "short objective in a rank": (lambda: found(rank=Nearest(images(), Margin(labels(3)))), ValueError, "Margin.*label.*3 values for 5 images"),
     "short images in a rank": (lambda: found(rank=Nearest(images(3), Margin(0))), ValueError, "Nearest.*x.*3 values for 5 images"),
     "rank's label too high": (lambda: found(rank=Margin(3)), ValueError, "labels.*0..2"),
-    "Lead's target too high": (lambda: maximize(tiny(), Lead(3), images(), Linf(0.1), 1), ValueError, "targets.*0..2"),
+    "Lead's target too high": (lambda: maximize(tiny(), TargetMargin(3), images(), Linf(0.1), 1), ValueError, "targets.*0..2"),
     "rank's shape": (lambda: found(rank=lambda logits, z: logits), ValueError, r"one number for each of 5 images.*\(5, 3\)"),
     "hidden without a linear layer": (lambda: maximize(nn.Flatten(), Pull(1.0), images(), Linf(0.1), 1), ValueError, "no nn.Linear"),
     **{f"{name}, step_size of {n}": (lambda r=r, n=n: found(rule=r, step_size=torch.full((n,), 0.1)), ValueError, "step_size.*5")
@@ -1512,7 +1498,9 @@ def test_a_model_that_answers_badly_is_left_as_it_was(change):
 MEMORY = """
 import resource, torch
 from confnb.models import build
-from confnb.search import CrossEntropy, Linf, maximize
+from confnb.objectives import CrossEntropy
+from confnb.sets import Linf
+from confnb.search import maximize
 x = torch.rand(10000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 y = torch.zeros(10000, dtype=torch.int64)
 found = maximize(build("model_a", (1, 28, 28), 10, filters=64), CrossEntropy(y), x, Linf(.3), steps=1)
@@ -1549,7 +1537,7 @@ def test_a_rank_that_cannot_be_called_is_refused(rank):
         maximize(tiny(), Margin(labels()), images(), BOX, 1, rank=rank)
 
 
-@pytest.mark.parametrize("rule", [Adam(), Adam("tanh")])
+@pytest.mark.parametrize("rule", [AdamRule(), AdamRule("tanh")])
 def test_adam_goes_on_where_the_square_of_a_gradient_is_infinite(rule):
     model, x, y = tiny(), images(), labels()
     huge = lambda logits, z: 1e30 * Margin(y)(logits, z)  # noqa: E731

@@ -15,21 +15,22 @@ from toys import images
 
 from confnb.attacks import pgd
 from confnb.maxconfidence import max_confidence
+from confnb.objectives import CrossEntropy, WrongOdds
 from confnb.runtime import predict
-from confnb.search import L2, CrossEntropy, Linf, maximize
-from confnb.separation import (
+from confnb.search import maximize
+from confnb.sets import L2, Linf
+from confnb.statistics import chebyshev
+from confnb.topics.separation import (
     GRID,
-    SURE,
+    TOP_CONFIDENCE,
     Separation,
-    WrongOdds,
     bound,
-    chebyshev,
-    confident,
     confident_points,
     cross_entropy_tau,
     curve_of,
+    estimate_separation,
+    is_confident,
     mistake_bound,
-    separation,
     separation_curve,
     set_distance,
     squared_tau,
@@ -134,7 +135,7 @@ class Edge(nn.Module):
 def test_a_model_for_which_the_bounds_are_exact(p, bad):
     x = torch.tensor([0.55] * bad + [0.9] * (6 - bad), dtype=torch.float64).reshape(-1, 1, 1, 1)
     y = torch.ones(6, dtype=torch.int64)
-    s = separation(Edge(p), x, y, Linf(0.1), p, steps=20)
+    s = estimate_separation(Edge(p), x, y, Linf(0.1), p, steps=20)
     loss = CrossEntropy(y)(s.found.logits).numpy()
     assert s.count == bad
     for rho, tau in (loss.mean(), cross_entropy_tau), (((1 - np.exp(-loss)) ** 2).mean(), squared_tau):
@@ -169,7 +170,7 @@ def test_markov_holds_on_the_sample_for_every_p(seed):
     "With the losses at the confident points among those that the mean is taken of"
     model, x = network(seed=seed), images(40, seed=seed)
     y, ball = answers(model, x), Linf(0.15)
-    sure, climbed = confident_points(model, x, y, ball, SURE, steps=20), pgd(model, x, y, ball, steps=5)
+    sure, climbed = confident_points(model, x, y, ball, TOP_CONFIDENCE, steps=20), pgd(model, x, y, ball, steps=5)
     kappa = torch.stack([CrossEntropy(y)(f.logits.double()) for f in (sure, climbed)]).amax(0).numpy()
     for p in [*GRID, *expit(np.linspace(0, 11, 40))]:
         share = Separation(WrongOdds(y)(sure.logits).numpy(), p).rate
@@ -282,11 +283,11 @@ def test_log_odds_are_an_objective():
 
 def test_confident_means_at_least():
     logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]], dtype=torch.float64)
-    assert confident(logits, 0.7499).tolist() == [[True, False], [False, False]]
-    assert confident(logits, 0.5).tolist() == [[True, False], [True, True]]
-    assert not confident(logits, 0.7501).any()
+    assert is_confident(logits, 0.7499).tolist() == [[True, False], [False, False]]
+    assert is_confident(logits, 0.5).tolist() == [[True, False], [True, True]]
+    assert not is_confident(logits, 0.7501).any()
     with pytest.raises(ValueError, match="p is a confidence"):
-        confident(logits, 0)
+        is_confident(logits, 0)
 
 
 @settings(deadline=None, max_examples=60)
@@ -325,7 +326,7 @@ def test_two_linear_classes_are_counted_exactly_in_linf(side, eps, scale, p, see
     sign = np.where(y == 0, 1, -1)
     corner = np.clip(x.numpy().reshape(30, -1) + eps * sign[:, None] * np.sign(w), 0, 1)
     surest = sign * (corner @ w + b)
-    s = separation(model, x, y, Linf(eps), p, steps=30, seed=seed)
+    s = estimate_separation(model, x, y, Linf(eps), p, steps=30, seed=seed)
     clear = np.abs(surest - logit(p)) > 1e-3  # a point that misses by less may be missed
     assert (s.reached == (surest >= logit(p)))[clear].all() and (s.odds <= surest + 1e-9).all()
 
@@ -337,7 +338,7 @@ def test_two_linear_classes_are_counted_exactly_in_l2():
     sign = np.where(y == 0, 1, -1)
     surest = sign * (x.numpy().reshape(30, -1) @ w + b) + 0.3 * np.linalg.norm(w)
     for p in 0.5, 0.9:
-        s = separation(model, x, y, L2(0.3), p)
+        s = estimate_separation(model, x, y, L2(0.3), p)
         assert s.count == (surest >= logit(p)).sum() and L2(0.3).contains(s.found.x, x).all()
 
 
@@ -345,19 +346,19 @@ def test_both_searches_count():
     "At least as many as either finds alone, and each point is in its ball with the odds that are told"
     model, x = network(scale=4), images(60, seed=3)
     y, ball = answers(model, x), Linf(0.1)
-    s, alone = separation(model, x, y, ball, 0.9, steps=15), max_confidence(model, x, y, ball)
-    assert s.count >= (alone.confidence >= 0.9).sum() and 0 < s.count < s.trials
+    s, alone = estimate_separation(model, x, y, ball, 0.9, steps=15), max_confidence(model, x, y, ball)
+    assert s.count >= (alone.wrong_confidence >= 0.9).sum() and 0 < s.count < s.trials
     assert ball.contains(s.found.x, x).all()
     np.testing.assert_allclose(WrongOdds(y)(predict(model, s.found.x)).numpy(), s.odds, atol=1e-4)
-    np.testing.assert_allclose(s.found.confidence.numpy(), s.confidences, atol=1e-6)
+    np.testing.assert_allclose(s.found.wrong_confidence.numpy(), s.confidences, atol=1e-6)
 
 
 def test_an_example_is_done_when_p_is_reached():
     model, x = network(scale=4), images(60, seed=3)
     y, ball = answers(model, x), Linf(0.1)
-    found = {p: confident_points(model, x, y, ball, p, steps=40) for p in (0.5, 0.9, SURE)}
+    found = {p: confident_points(model, x, y, ball, p, steps=40) for p in (0.5, 0.9, TOP_CONFIDENCE)}
     passes = {p: f.passes for p, f in found.items()}
-    assert (passes[0.5] <= passes[0.9]).all() and (passes[0.9] <= passes[SURE]).all() and passes[0.5].sum() < 0.8 * passes[SURE].sum()
+    assert (passes[0.5] <= passes[0.9]).all() and (passes[0.9] <= passes[TOP_CONFIDENCE]).all() and passes[0.5].sum() < 0.8 * passes[TOP_CONFIDENCE].sum()
     at_once = WrongOdds(y)(predict(model, x)) >= logit(0.51)
     assert at_once.any() and (passes[0.5][at_once] == 1).all()
     late = passes[0.9] > 40  # these went on to MaxConfidence: the first search had left them below p
@@ -369,7 +370,7 @@ def test_one_attack_answers_every_p():
     y, ball, grid = answers(model, x), Linf(0.1), (0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
     curve = separation_curve(model, x, y, ball, grid, steps=25)
     assert curve.p.tolist() == list(grid)
-    singly = [separation(model, x, y, ball, p, steps=25) for p in grid]
+    singly = [estimate_separation(model, x, y, ball, p, steps=25) for p in grid]
     assert curve["count"].tolist() == [s.count for s in singly] and len(set(curve["count"])) > 3
     assert [tuple(r) for r in curve[["low", "high"]].to_numpy()] == [s.interval for s in singly]
     assert [tuple(r) for r in curve[["chebyshev_low", "chebyshev_high"]].to_numpy()] == [s.chebyshev for s in singly]
@@ -393,7 +394,7 @@ def test_the_batch_size_does_not_matter_and_the_model_stays_as_it_was():
     model, x = network(scale=4).train(), images(20)
     model[1].weight.requires_grad_(False)
     y, before = answers(model, x), {k: v.clone() for k, v in model.state_dict().items()}
-    a, b = (separation(model, x, y, Linf(0.15), 0.95, steps=10, seed=7, batch_size=size) for size in (256, 3))
+    a, b = (estimate_separation(model, x, y, Linf(0.15), 0.95, steps=10, seed=7, batch_size=size) for size in (256, 3))
     np.testing.assert_allclose(a.odds, b.odds, atol=1e-3)
     assert a.count == b.count and (a.found.passes == b.found.passes).all()
     assert model.training and not model[1].weight.requires_grad and model[3].weight.requires_grad
@@ -403,7 +404,7 @@ def test_the_batch_size_does_not_matter_and_the_model_stays_as_it_was():
 def test_a_number_is_an_l_inf_radius():
     model, x = network(), images(6)
     y = answers(model, x)
-    by_number, by_set = (separation(model, x, y, ball, 0.9, steps=3) for ball in (0.1, Linf(0.1)))
+    by_number, by_set = (estimate_separation(model, x, y, ball, 0.9, steps=3) for ball in (0.1, Linf(0.1)))
     np.testing.assert_array_equal(by_number.odds, by_set.odds)
 
 
@@ -413,7 +414,7 @@ def test_each_example_may_have_its_own_radius():
     y = answers(model, x, 50)
     sign = np.where(y == 0, 1, -1)
     corner = np.clip(x.numpy().reshape(12, -1) + eps.numpy()[:, None] * sign[:, None] * np.sign(w), 0, 1)
-    s = separation(model, x, y, Linf(eps), 0.6, steps=5)
+    s = estimate_separation(model, x, y, Linf(eps), 0.6, steps=5)
     assert s.count == (sign * (corner @ w + b) >= logit(0.6)).sum()
 
 
@@ -444,7 +445,7 @@ X, Y = images(3), torch.tensor([0, 1, 2])
 def test_a_search_that_cannot_be_is_refused(change, kind, sentence):
     good = {"model": network(), "x": X, "y": Y, "ball": Linf(0.1), "p": 0.9, "level": 0.9, "steps": 3}
     with pytest.raises(kind, match=sentence):
-        separation(**(good | change))
+        estimate_separation(**(good | change))
 
 
 @pytest.mark.parametrize("call, sentence", [(lambda: bound(None, 0.5), "one number, not None"), (lambda: bound("1", 0.5), "one number"),

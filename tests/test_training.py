@@ -14,8 +14,8 @@ from confnb import training
 from confnb.data import split
 from confnb.models import build
 from confnb.runtime import generator, predict
-from confnb.search import L2, Linf
 from confnb.search import maximize as real_maximize
+from confnb.sets import L2, Linf
 from confnb.training import (
     Adversarial,
     CrossEntropyLoss,
@@ -25,8 +25,8 @@ from confnb.training import (
     crop_and_flip,
     fit,
     label_smoothing_pairing,
+    load_or_train,
     smooth_labels,
-    trained,
 )
 
 
@@ -298,11 +298,11 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data():
-    return split(*toy(60, side=9), *toy(12, seed=1, side=9), "toy")
+    return split(toy(60, side=9), toy(12, seed=1, side=9), "toy")
 
 
 def train(data, **change):
-    return trained(**{**dict(name="model_a", data=data, recipe=Recipe(epochs=1, batch_size=20), device="cpu", filters=3), **change})
+    return load_or_train(**{**dict(name="model_a", data=data, recipe=Recipe(epochs=1, batch_size=20), device="cpu", filters=3), **change})
 
 
 def test_a_cached_model_is_the_freshly_trained_one(cache, data, monkeypatch):
@@ -324,7 +324,7 @@ def test_a_cached_model_is_the_freshly_trained_one(cache, data, monkeypatch):
 def test_whatever_determines_a_model_is_in_its_key(cache, data, change, monkeypatch):
     train(data)
     if change.get("data") == "one more image":
-        change = dict(data=split(*toy(61, side=9), *toy(12, seed=1, side=9), "toy"))
+        change = dict(data=split(toy(61, side=9), toy(12, seed=1, side=9), "toy"))
     elif "data" in change:
         labels = data.y_train.clone()
         labels[3] = (labels[3] + 1) % data.classes
@@ -382,7 +382,7 @@ def own_network(shape, classes, hidden=4):
 
 
 def test_a_network_of_ones_own_is_trained_and_kept(cache, data):
-    a, b, c = (trained(own_network, data, recipe=Recipe(epochs=1), device="cpu", hidden=h) for h in (5, 5, 6))
+    a, b, c = (load_or_train(own_network, data, recipe=Recipe(epochs=1), device="cpu", hidden=h) for h in (5, 5, 6))
     assert same(a, b) and a[1].out_features == 5 and c[1].out_features == 6 and len(list((cache / "model").glob("*.safetensors"))) == 2
 
 

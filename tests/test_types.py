@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 USE = '''
 import confnb
-from confnb import Linf, Margin, binomial_interval, build, evaluate, hcnn, load, max_confidence, report, success_fail
+from confnb import Linf, Margin, binomial_interval, build, evaluate, hcnn, load_data, max_confidence, report, success_fail
 
-data = load("digits")
+data = load_data("digits")
 model = build("model_a", data.shape, data.classes)
 found = max_confidence(model, data.x_test, data.y_test, Linf(0.1))
 low, high = binomial_interval(1, 2)

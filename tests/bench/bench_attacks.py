@@ -16,10 +16,11 @@ import foolbox
 import torch
 from common import batch_of, recipes, report, timed
 
-from confnb.attacks import cw_l2, cw_l2_fast, jsma, least_likely
-from confnb.data import load
+from confnb.attacks import least_likely
+from confnb.data import load_data
+from confnb.nearest import cw_l2, cw_l2_fast, jsma
 from confnb.runtime import device_of, predict
-from confnb.training import trained
+from confnb.training import load_or_train
 
 try:
     from art.attacks.evasion import SaliencyMapMethod
@@ -89,11 +90,11 @@ def main():
     parser.add_argument("--points", type=int, default=64, help="for C&W; 0 leaves it out")
     parser.add_argument("--jsma", type=int, default=64, help="images for JSMA")
     chosen = parser.parse_args()
-    data = load(chosen.data, **({"test": 1000} if chosen.data == "mnist" else {}))
+    data = load_data(chosen.data, **({"test": 1000} if chosen.data == "mnist" else {}))
     _, network, plans = recipes(chosen.data)
     distances, few = [], []
     for title, (loss, recipe) in plans.items():
-        model = trained("model_a", data, loss, recipe, 0, "auto", **network).requires_grad_(False)
+        model = load_or_train("model_a", data, loss, recipe, 0, "auto", **network).requires_grad_(False)
         if chosen.points:
             distances += nearest(title, model, *batch_of(data, chosen.points, device_of(model), "test"))
         if SaliencyMapMethod and chosen.jsma:

@@ -21,12 +21,13 @@ import torch
 import torchattacks
 from common import batch_of, clock, recipes, report, timed
 
-from confnb.data import load
-from confnb.maxconfidence import admit, max_confidence, most_confident, wrong_classes
+from confnb.data import load_data
+from confnb.maxconfidence import max_confidence, most_confident, score_inside
 from confnb.models import seeded
 from confnb.runtime import chunks, device_of
-from confnb.search import Linf, take
-from confnb.training import accuracy, trained
+from confnb.search import wrong_classes
+from confnb.sets import Linf, take_rows
+from confnb.training import accuracy, load_or_train
 
 SHORT, THRESHOLDS = 0.01, (0.5, 0.7, 0.9)
 
@@ -36,7 +37,7 @@ def exhaustive(run, model, x, y, ball, classes, rows_at_once=512):
     targets = wrong_classes(y, classes).flatten()
     rows = torch.arange(len(x), device=x.device).repeat_interleave(classes - 1)
     points = torch.cat([run(x[rows[s]], y[rows[s]], targets[s]) for s in chunks(len(rows), rows_at_once)])
-    return most_confident(admit(model, x[rows], y[rows], take(ball, rows), points, rows_at_once), y, classes - 1)
+    return most_confident(score_inside(model, x[rows], y[rows], take_rows(ball, rows), points, rows_at_once), y, classes - 1)
 
 
 def with_foolbox(model, eps, steps):
@@ -81,24 +82,24 @@ def compete(model, x, y, eps, classes, chosen):
 
 
 def share_short(strong, weak):
-    return (strong.confidence - weak.confidence > SHORT).double().mean().item()
+    return (strong.wrong_confidence - weak.wrong_confidence > SHORT).double().mean().item()
 
 
 def row(title, name, seconds, results, steps, wanted):
     "A contestant's line; a peer's says what confnb lacks against it"
     found, ours = results[name], results["confnb"]
-    failures = [[(f.confidence > t).double().mean().item() for t in THRESHOLDS] for f in found]
+    failures = [[(f.wrong_confidence > t).double().mean().item() for t in THRESHOLDS] for f in found]
     line = {"model": title, "attack": name, "passes": steps * (found[0].logits.shape[1] - 1) if name != "confnb" else found[0].passes.double().mean().item(),
             "seconds": clock(seconds[name])}
     line |= {f"failure at {t:g}": clock(values) for t, values in zip(THRESHOLDS, zip(*failures, strict=True), strict=True)}
     if name == "confnb":
         return line
     ratio = clock([theirs / mine for theirs, mine in zip(seconds[name], seconds["confnb"], strict=True)])
-    shortfall = clock([(theirs.confidence - mine.confidence).mean().item() for theirs, mine in zip(found, ours, strict=True)])
+    shortfall = clock([(theirs.wrong_confidence - mine.wrong_confidence).mean().item() for theirs, mine in zip(found, ours, strict=True)])
     short = clock([share_short(theirs, mine) for theirs, mine in zip(found, ours, strict=True)])
     pairs = [share_short(a, b) for a in found for b in found if a is not b]
     itself = clock(pairs) if pairs else None
-    weaker = [t for t in THRESHOLDS if clock([(m.confidence > t).double().mean().item() for m in ours]) < line[f"failure at {t:g}"]]
+    weaker = [t for t in THRESHOLDS if clock([(m.wrong_confidence > t).double().mean().item() for m in ours]) < line[f"failure at {t:g}"]]
     misses = [*([f"{ratio:.2f} < {wanted} times"] if ratio < wanted else []), *(f"failure at {t:g}" for t in weaker), *(["shortfall"] if shortfall > 0 else []),
               *(["share short"] if len(found) > 1 and short > itself else [])]
     return line | {"times confnb's": ratio, "mean shortfall of confnb": shortfall, f"confnb short by > {SHORT:g}": short,
@@ -115,11 +116,11 @@ def main():
     parser.add_argument("--float32", action="store_true", help="the race, too, climbs in float32")
     parser.add_argument("--peers", default="foolbox,torchattacks")
     chosen = parser.parse_args()
-    data = load(chosen.data, **({"test": 1000} if chosen.data == "mnist" else {}))
+    data = load_data(chosen.data, **({"test": 1000} if chosen.data == "mnist" else {}))
     eps, network, plans = recipes(chosen.data)
     rows = []
     for title, (loss, recipe) in plans.items():
-        model = trained("model_a", data, loss, recipe, 0, "auto", **network).requires_grad_(False)
+        model = load_or_train("model_a", data, loss, recipe, 0, "auto", **network).requires_grad_(False)
         x, y = batch_of(data, chosen.points, device_of(model), "test")
         seconds, results = compete(model, x, y, eps, data.classes, chosen)
         print(f"{title}: {100 * accuracy(model, data.x_test, data.y_test):.1f} % of test images right", flush=True)

@@ -13,7 +13,7 @@ import torch
 from common import clock, report, take_turns, timed
 
 from confnb.attacks import offset_logits
-from confnb.data import load
+from confnb.data import load_data
 from confnb.models import build
 from confnb.quantization import quantize
 from confnb.runtime import pick_device
@@ -44,7 +44,7 @@ def training_steps(chosen, device):
 
 def sweep(chosen, device):
     "A line: the seconds that the whole sweep takes"
-    data = load("mnist", test=chosen.images)
+    data = load_data("mnist", test=chosen.images)
     model = build("three_layer_cnn", data.shape, data.classes, filters=chosen.filters).to(device)
     seconds, _ = timed(lambda: offset_logits(model, data.x_test, torch.linspace(-1, 1, chosen.offsets)), device)
     return [{"images": chosen.images, "offsets": chosen.offsets, "filters": chosen.filters, "seconds": seconds, "misses": "none" if seconds < 30 else "30 s"}]

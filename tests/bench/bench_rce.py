@@ -13,12 +13,14 @@ import argparse
 import torch
 from common import batch_of, clock, report, timed
 
-from confnb import attacks
-from confnb.data import load
+from confnb import search as attacks
+from confnb.data import load_data
+from confnb.detector_attacks import cw_white_box, typical_density
+from confnb.detectors import KDensity
 from confnb.models import features
-from confnb.rce import KDensity, ReverseCrossEntropy, ReverseLogits, cw_white_box, typical_density
 from confnb.runtime import device_of, generator, predict
-from confnb.training import CrossEntropyLoss, Recipe, accuracy, trained
+from confnb.topics.rce_kdensity import ReverseCrossEntropy, ReverseLogits
+from confnb.training import CrossEntropyLoss, Recipe, accuracy, load_or_train
 
 PLANS = {"mnist": (Recipe(batch_size=64, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=1700), [16, 16, 32, 64]),
          "digits": (Recipe(batch_size=32, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=300), [8, 8, 16, 32])}
@@ -39,7 +41,7 @@ def networks(data, name):
     recipe, widths = PLANS[name]
     losses = {"CE": (CrossEntropyLoss(), 1 / 0.26), "RCE": (ReverseCrossEntropy(), 0.1 / 0.26)}
     for title, (loss, sigma2) in losses.items():
-        model = trained("preact_resnet", data, loss, recipe, 0, "auto", depth=8, widths=widths)
+        model = load_or_train("preact_resnet", data, loss, recipe, 0, "auto", depth=8, widths=widths)
         yield title, (ReverseLogits(model) if title == "RCE" else model).requires_grad_(False), sigma2
 
 
@@ -91,7 +93,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     chosen = parser.parse_args()
-    data, rows = load(chosen.data), []
+    data, rows = load_data(chosen.data), []
     for title, model, sigma2 in networks(data, chosen.data):
         right = accuracy(model, data.x_test[:1000], data.y_test[:1000])
         print(f"{title}: {100 * right:.1f} % of 1,000 test images right, first answer {predict(model, data.x_test[:1]).argmax(1).item()}", flush=True)

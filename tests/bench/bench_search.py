@@ -13,10 +13,12 @@ import sys
 import torch
 from common import batch_of, clock, report, take_turns
 
-from confnb.data import load
+from confnb.data import load_data
 from confnb.models import build
+from confnb.objectives import CrossEntropy
 from confnb.runtime import pick_device
-from confnb.search import CrossEntropy, Linf, maximize
+from confnb.search import maximize
+from confnb.sets import Linf
 
 MEMORY = """
 import resource, sys
@@ -25,8 +27,8 @@ import torch
 from confnb.attacks import pgd
 from confnb.maxconfidence import max_confidence
 from confnb.models import build
-from confnb.records import evaluate
-from confnb.search import Linf
+from confnb.tables import evaluate
+from confnb.sets import Linf
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 attacks = {"pgd": partial(pgd, ball=Linf(.3), steps=1), "max_confidence": partial(max_confidence, ball=Linf(.3), steps=1)}
 model = build("model_a", (1, 28, 28), 10, filters=int(sys.argv[3]))
@@ -87,7 +89,7 @@ def main():
     parser.add_argument("--images", type=int, default=10000, help="evaluated for the peak of memory; 0 leaves that out")
     parser.add_argument("--filters", type=int, default=64, help="of the network whose memory is measured")
     chosen = parser.parse_args()
-    data = load(chosen.data)
+    data = load_data(chosen.data)
     parts = {f"A PGD step on {data.title}, Model A with 32 filters, batch 128": step_cost(data, chosen.repeats, chosen.steps)}
     if chosen.images:
         parts["Peak memory of an evaluation"] = [memory("pgd", chosen.images, chosen.filters), memory("max_confidence", max(chosen.images // 10, 1), chosen.filters)]

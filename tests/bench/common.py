@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from confnb.runtime import fast_dtype
-from confnb.search import Linf
+from confnb.sets import Linf
 from confnb.training import Adversarial, CrossEntropyLoss, Recipe, SmoothingPairing
 
 RUNS = Path(__file__).resolve().parents[2] / "runs" / "bench"
@@ -39,8 +39,8 @@ def take_turns(repeats, calls, device):
     return seconds
 
 
-def batch_of(data, n, device, part="held"):
-    x, y = (data.x_held, data.y_held) if part == "held" else (data.x_test, data.y_test)
+def batch_of(data, n, device, part="val"):
+    x, y = (data.x_val, data.y_val) if part == "val" else (data.x_test, data.y_test)
     return x[:n].to(device), y[:n].to(device)
 
 

@@ -15,23 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from confnb.search import (
-    BOX,
-    DDN,
-    L0,
-    L2,
-    Adam,
-    CrossEntropy,
-    Halving,
-    Lead,
-    Linf,
-    LogConfidence,
-    LogOdds,
-    Margin,
-    OneFeature,
-    Steepest,
-    WrongConfidence,
-)
+from confnb.objectives import CrossEntropy, LogConfidence, LogOdds, Margin, TargetMargin, WrongConfidence
+from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule
+from confnb.sets import BOX, L0, L2, Linf
 
 from .models import K, Kind
 
@@ -138,7 +124,7 @@ def optimiser() -> torch.optim.Optimizer:
 
 NAMES = {name: getattr(torch, name) for name in ("tensor", "ones", "zeros", "full", "arange", "float16", "float64", "int32", "int64", "uint8")} | {
     "math": math, "nan": math.nan, "inf": math.inf, "meta": torch.device("meta"), "torch": torch, "np": np, "K": K, "each": each, "pixels": pixels, "optimiser": optimiser,
-    **{c.__name__: c for c in (Linf, L2, L0, Margin, WrongConfidence, CrossEntropy, LogConfidence, LogOdds, Lead, Steepest, Halving, Adam, DDN, OneFeature)}, "BOX": BOX}
+    **{c.__name__: c for c in (Linf, L2, L0, Margin, WrongConfidence, CrossEntropy, LogConfidence, LogOdds, TargetMargin, GradientRule, APGDRule, AdamRule, DDNRule, JSMARule)}, "BOX": BOX}
 
 
 def written(goods: str, bads: str, eithers: str = "") -> dict[str, Kind]:
@@ -187,12 +173,12 @@ SETTINGS = {
     "per_class": written("None; 1; 2", "0; -1; 1.5; 'a'", "True; 2.0"),
     "eta": written("0.0; -3; zeros(K)", "nan; 'a'; None; zeros(K + 1); zeros(K, 1)", "inf"),
     "objective": written(
-        "LogConfidence(0); LogConfidence(y); CrossEntropy(y); Margin(y); WrongConfidence(y); Lead(2); LogOdds(2); lambda logits, z: logits[:, 0] - z.mean((1, 2, 3))",
+        "LogConfidence(0); LogConfidence(y); CrossEntropy(y); Margin(y); WrongConfidence(y); TargetMargin(2); LogOdds(2); lambda logits, z: logits[:, 0] - z.mean((1, 2, 3))",
         "None; 'margin'; Margin(K); Margin(None); Margin(zeros(n + 1, dtype=int64)); CrossEntropy(y.float()); LogConfidence('cat'); Margin; lambda logits, z: logits.sum(); "
         "lambda logits, z: logits[:, 0].tolist(); lambda logits, z: None",
         "lambda logits, z: z.new_zeros(len(z)); lambda logits, z: logits[:, 0] * math.nan; Margin(y.numpy())"),
     "rank": written("None; Margin(y)", "'margin'; lambda logits, z: logits.sum()"),
-    "rule": written("Steepest(); Steepest(0.9); Halving(); Adam(); DDN(); OneFeature()", "None; 'pgd'; Steepest; optimiser()", "Adam('tanh')"),
+    "rule": written("GradientRule(); GradientRule(0.9); APGDRule(); AdamRule(); DDNRule(); JSMARule()", "None; 'pgd'; GradientRule; optimiser()", "AdamRule('tanh')"),
     "probabilities": written("pixels(4, (K,)).softmax(1); pixels(4, (K,)).double().softmax(1)",
                              "pixels(4, (K,)) * 9; pixels(4, (K,)) * nan; ones(4, 1); tensor([0.5, 0.5]); None; [[0.5, 0.5]]; np.full((2, 2), 0.5); tensor([[1.5, -0.5]]); "
                              "tensor([[0.5, 0.5 + 0j]]); ones(2, 2, device=meta)", "ones(0, 2); full((2, 2), 0.5).half(); tensor([[1, 0]])"),

@@ -100,10 +100,10 @@ class Listed(nn.Module):
 
 
 class Bare(nn.Module):
-    "No parameter at all: the first pixels"
+    "No parameter at all: the first pixels, some of which it likes less"
 
     def forward(self, x):
-        return x.flatten(1)[:, :K]
+        return x.flatten(1)[:, :K] - 0.4
 
 
 def plain(shape) -> nn.Sequential:

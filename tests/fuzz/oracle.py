@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 
 import confnb
-from confnb.search import L0, L2, Found, Linf
+from confnb.search import Found
+from confnb.sets import L0, L2, Linf
 
 from .functions import FUNCTIONS, Function, set_of
 from .ingredients import CONTEXTS, IMAGES, LABELS, SETS, SETTINGS, N, labels, pixels
@@ -231,10 +232,10 @@ def answers(a: types.SimpleNamespace, found: Found, slack: float) -> str:
     truth = ask(a, found.x)
     if (found.logits.double().softmax(1) - truth).abs().max() > slack:
         return "the logits are not the model's at these points"
-    if found.confidence is None or a.y is None:
+    if found.wrong_confidence is None or a.y is None:
         return ""
     wrong = truth.scatter(1, torch.as_tensor(a.y).long()[:, None], 0).amax(1)
-    return "the confidence is not the model's at these points" if (found.confidence - wrong).abs().max() > slack else ""
+    return "the confidence is not the model's at these points" if (found.wrong_confidence - wrong).abs().max() > slack else ""
 
 
 def differ(one: Any, two: Any, slack: float) -> bool:
@@ -376,7 +377,7 @@ def judged(a: types.SimpleNamespace, f: Function, case: Case, call: Any, result:
     if "random" in traits:
         return "" if "RandomAnswers" in told else "no word on the random draws"
     again: dict[str, dict] = {"the same call": {}}
-    if "batch_size" in f.varied and "batch_size" not in case.odd and not {"batch", "coarse"} & set(traits):
+    if "batch_size" in f.varied and "batch_size" not in case.odd and not {"batch", "coarse"} & set(traits) and "branches" not in f.traits:
         again["another batch size"] = {"batch_size": 2}
     for name, more in again.items():
         try:

@@ -115,7 +115,7 @@ def closing(eps):
 
 
 def network(shape, classes):
-    """An architecture for `trained`."""
+    """An architecture for `load_or_train`."""
     return linear(shape[0] * shape[1] * shape[2], classes)
 
 

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from confnb.attacks import pgd
-from confnb.hcnn import Shell, mcn
 from confnb.models import Normalize, seeded
 from confnb.quantization import QuantLinear
-from confnb.search import L2, Linf
+from confnb.sets import L2, Linf
+from confnb.topics.shells import Shell, mcn
 
 # how a pair is written down
 

@@ -1,4 +1,4 @@
-"""Prints, as JSON, the keys of many things, and what `evaluated` and `trained` give; two processes are compared by it."""
+"""Prints, as JSON, the keys of many things, and what `evaluate(..., cache=True)` and `load_or_train` give; two processes are compared by it."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from torch import nn
 from confnb.attacks import pgd
 from confnb.cache import fingerprint
 from confnb.data import Data
-from confnb.records import evaluated
-from confnb.search import Linf
-from confnb.training import Recipe, SmoothingPairing, trained
+from confnb.sets import Linf
+from confnb.tables import evaluate
+from confnb.training import Recipe, SmoothingPairing, load_or_train
 
 GAIN = 2.25
 
@@ -121,12 +121,12 @@ def tables():
     recipe = Recipe(steps=2, batch_size=6)
     model = mine.linear()
     ask = {
-        "evaluated: own attack": lambda: words(evaluated(model, x, y, {"a": mine.shifted}).select_dtypes("number").to_numpy()),
+        "evaluated: own attack": lambda: words(evaluate(model, x, y, {"a": mine.shifted}, cache=True).select_dtypes("number").to_numpy()),
         "evaluated: attack of the library": lambda: words(
-            evaluated(model, x, y, {"a": partial(pgd, ball=Linf(0.1), steps=1, step_size=0.01)}).select_dtypes("number").to_numpy()
+            evaluate(model, x, y, {"a": partial(pgd, ball=Linf(0.1), steps=1, step_size=0.01)}, cache=True).select_dtypes("number").to_numpy()
         ),
-        "trained: own loss": lambda: weights(trained(mine.network, data, mine.Loss(), recipe, device="cpu")),
-        "trained: loss of the library": lambda: weights(trained(mine.network, data, SmoothingPairing(), recipe, device="cpu")),
+        "trained: own loss": lambda: weights(load_or_train(mine.network, data, mine.Loss(), recipe, device="cpu")),
+        "trained: loss of the library": lambda: weights(load_or_train(mine.network, data, SmoothingPairing(), recipe, device="cpu")),
     }
     found = {}
     for name, f in ask.items():

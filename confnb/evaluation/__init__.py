@@ -1,0 +1,1 @@
+"""Your model: from words to objects, the report and its page."""

@@ -1,0 +1,1 @@
+"""What has no hand in a number: the runner, the site, the command line."""
