@@ -73,7 +73,7 @@ def test_out_that_cannot_be_written(home, capsys, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("confnb.pages.tempfile.TemporaryDirectory", refused)
+    monkeypatch.setattr("confnb.basics.tempfile.TemporaryDirectory", refused)
     status, _, err = command(capsys, monkeypatch, "reproduce", "--out", "closed")
     assert status == 2 and "cannot be written: Permission denied" in err
 

@@ -157,7 +157,7 @@ def broken(folder):
 def test_pages_of_this_repository(offline):
     """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == len([p for p in (Path(runner.__file__).parents[1] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(made) == len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style)\b.*?</\1>", "", page.read_text())
@@ -180,8 +180,8 @@ CITED = {
 
 @pytest.mark.parametrize("text", CITED)
 def test_citations_become_links(text):
-    nbs = Path(runner.__file__).parents[1] / "nbs"
-    assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs, {nbs / "bibliography.ipynb": "bibliography.html"})
+    nbs = Path(runner.__file__).parents[2] / "nbs"
+    assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs, {nbs / "reference/bibliography.ipynb": "bibliography.html"})
     assert "cite:" not in site_module.page(notebook((text, "markdown")), nbs, {})  # where there is no such page the name stays
 
 
@@ -191,7 +191,7 @@ def test_a_citation_of_nothing_is_named(tmp_path):
 
 
 def test_headings_bear_quartos_anchors():
-    import made
+    from confnb.workshop import docs_build as made
 
     heads = ["mc-F1: one model, `its` bounds", "Twice", "Twice", "3 models, 99 %", "What is proved?"]
     text = site_module.page(notebook(("\n\n".join(f"## {h}" for h in heads), "markdown")), Path("."), {})
@@ -260,7 +260,7 @@ def every_page(request):
     """A folder of pages to look at: the offline ones, and Quarto's where `make docs` was run."""
     if request.param == "offline":
         return request.getfixturevalue("offline")
-    if not (folder := Path(runner.__file__).parents[1] / "_docs").is_dir():
+    if not (folder := Path(runner.__file__).parents[2] / "_docs").is_dir():
         pytest.skip("there is no _docs; make docs makes it where Quarto is installed")
     return folder
 
@@ -317,7 +317,7 @@ def test_faults_are_found(browser, tmp_path):
 def test_figures_are_white_cards_on_the_dark_site(browser, tmp_path):
     """The site's own style sheet, on a page built as Quarto builds one."""
     page = tmp_path / "a.html"
-    (tmp_path / "styles.css").write_text((Path(runner.__file__).parents[1] / "nbs/styles.css").read_text())
+    (tmp_path / "styles.css").write_text((Path(runner.__file__).parents[2] / "nbs/styles.css").read_text())
     picture = "<img class='figure-img' src='data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"20\"/>'>"
     table = "<table class='dataframe'><tr>" + "<td>0.123456</td>" * 40 + "</tr></table>"
     page.write_text(f"<link rel='stylesheet' href='styles.css'><body class='quarto-dark' style='background: #222; margin: 0'><main><div class='cell-output-display'>{picture}</div>{table}</main>")

@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("confnb.pages.tempfile.TemporaryDirectory", refused)
+    monkeypatch.setattr("confnb.basics.tempfile.TemporaryDirectory", refused)
     assert "cannot be written: Permission denied" in command(*USUAL, "--out", "closed").stderr
 
 
@@ -865,7 +865,7 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
     (home / "helper_of_own_nets.py").write_text("")
     code = "import sys; from confnb.workshop.cli import main; main()"
     words = [sys.executable, "-P", "-c", code, "evaluate", *USUAL, "--out", "mine"]
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[1])})
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[2])})
     assert done.returncode == 0, done.stderr
     assert (home / "mine/index.html").exists()
 
