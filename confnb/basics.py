@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
+from ._version import __version__
+
 # %% ../nbs/foundations/00_basics.ipynb #268583db
 PACKAGE = Path(str(files("confnb")))  # where the library lies
 
@@ -221,5 +223,5 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             return None
 
-    packages = ("confnb", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "papermill")
-    return {"python": platform.python_version()} | {p: of(p) for p in packages}
+    packages = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "papermill")
+    return {"python": platform.python_version(), "confnb": __version__} | {p: of(p) for p in packages}
