@@ -13,7 +13,7 @@ figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
 
 test: setup in-step notebooks
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
 
 setup: $(STAMP)
@@ -60,7 +60,7 @@ fuzz: setup
 # how much of the library the tests run, and the badge that says so in the docs
 coverage: setup
 	mkdir -p runs
-	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=confnb --cov-report=json:runs/coverage.json
+	COVERAGE_FILE=runs/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov=confnb --cov-report=json:runs/coverage.json
 	$(BIN)/python tests/covered.py runs/coverage.json nbs/images/coverage.svg
 
 # the site, in _docs

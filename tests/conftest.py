@@ -13,7 +13,12 @@ settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("confnb")
 
 
+# files that take minutes come first, so that no worker is left with one when the others are done
+LONG = ("test_resume", "test_reproduce", "test_ray", "test_pages", "test_report", "test_jupyter", "test_types", "test_docs")
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     if not torch.cuda.is_available():
         for item in items:
             if "cuda" in item.keywords:
