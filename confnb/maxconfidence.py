@@ -132,7 +132,7 @@ def every_class(
     """
     settings = _with_defaults(climb, {"seed": 0, "batch_size": 256})
     rows = torch.arange(len(x), device=x.device).repeat_interleave(targets.shape[1])
-    flat, seeds = targets.flatten(), torch.as_tensor(settings["seed"]).expand(len(x))
+    flat, seeds = targets.flatten(), torch.as_tensor(settings["seed"], device="cpu").expand(len(x))
     own = streams(seeds[rows.cpu()] + flat.cpu(), len(rows))
     found = optimizer(model, LogConfidence(flat), x[rows], take_rows(ball, rows), seed=own)
     return score_inside(model, x[rows], y[rows], take_rows(ball, rows), found, settings["batch_size"])
