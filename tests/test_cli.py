@@ -13,9 +13,8 @@ from test_reproduce import project
 
 from confnb import basics
 from confnb.basics import UsageError
-from confnb.evaluation import checks, report_tables, reporting
+from confnb.evaluation import report_tables, reporting
 from confnb.workshop import cli, gallery, plans, sweeps
-from confnb.workshop import plans as plans_module
 
 
 @pytest.fixture
@@ -91,12 +90,12 @@ def test_a_place_that_nobody_can_write_is_refused_at_once(home, capsys, monkeypa
 def test_bad_profile_files(home, text, says):
     (home / "own.yaml").write_text(text)
     with pytest.raises(basics.UsageError) as e:
-        plans_module.plan(home, [], "own.yaml")
+        plans.plan(home, [], "own.yaml")
     assert says in str(e.value)
 
 
 def test_plan_takes_profile_then_settings_and_notes_names_of_no_topic(home):
-    plan = plans_module.plan(home, ["30_maxconfidence"], settings=["eps=1e-3", "name=007"])
+    plan = plans.plan(home, ["30_maxconfidence"], settings=["eps=1e-3", "name=007"])
     assert plan.given == {"maxconfidence": {"steps": 7, "eps": 0.001, "name": "007"}}
     assert plan.parameters["maxconfidence"] == {"eps": 0.001, "steps": 7, "name": "007", "sizes": [1, 2], "device": "cpu"}
     assert [t.name for t in plan.topics] == ["maxconfidence"] and str(plan.out) == "runs/digits"
@@ -114,7 +113,7 @@ def test_list_has_every_identifier(home, capsys, monkeypatch):
 
 def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gallery, "TEMPLATES", tmp_path / "site-packages" / "confnb" / "templates")
+    monkeypatch.setattr(plans, "PACKAGE", tmp_path / "site-packages" / "confnb")
     status, out, err = command(capsys, monkeypatch, "reproduce")
     assert (status, out) == (2, "") and "clone the repository" in err
     status, out, err = command(capsys, monkeypatch, "list")
@@ -130,7 +129,7 @@ def test_missing_dev_extra_is_named(home, capsys, monkeypatch):
 
 def test_import_needs_no_workshop():
     absent = ("papermill", "nbconvert", "nbformat", "nbdev", "latex2mathml", "jupyter_client", "IPython")
-    code = f"import sys\nfor m in {absent}: sys.modules[m] = None\nimport confnb.reproduce"
+    code = f"import sys\nfor m in {absent}: sys.modules[m] = None\nimport confnb.workshop.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -171,7 +170,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_notebook_of_another_topic_stops_nothing(home, capsys, monkeypatch, case):
     (home / "nbs/topics/30_maxconfidence.ipynb").write_text(BROKEN[case])
-    assert plans_module.plan(home, ["separation"]).parameters["separation"]["steps"] == 7
+    assert plans.plan(home, ["separation"]).parameters["separation"]["steps"] == 7
     assert list(sweeps.plan_sweep(home, ["separation"], ["steps=1,2"], "digits", [], None)) == ["steps=1", "steps=2"]
     for words in ([], ["maxconfidence"], ["--sweep", "steps=1"]):
         status, _, err = command(capsys, monkeypatch, "reproduce", *words)
@@ -239,11 +238,11 @@ def test_a_sweep_reads_each_notebook_once(home, monkeypatch):
     assert sorted(read) == ["10_separation", "30_maxconfidence"]
 
 
-HEARS = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from confnb import reproduce as r; "
+HEARS = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from confnb.workshop import cli; "
 STOP = "(os.kill(os.getpid(), 2), time.sleep(60))"
 
 
-@pytest.mark.parametrize("early", [f"plans_module.plan = lambda *_: {STOP}", f"cli.build_app = lambda *_: {STOP}"])
+@pytest.mark.parametrize("early", [f"cli.plan = lambda *_: {STOP}", f"cli.build_app = lambda *_: {STOP}"])
 def test_ctrl_c_in_the_first_moments_is_a_sentence(home, early):
     code = f"{HEARS}{early}; sys.argv = ['confnb', 'reproduce']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
@@ -365,7 +364,7 @@ def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, mon
     def slip(*_):
         return {}["no such table"] if place == "confnb" else None
 
-    monkeypatch.setattr(checks, "radius_table", slip)
+    monkeypatch.setattr(reporting, "radius_table", slip)
     status, _, err = evaluate(capsys, monkeypatch, model="cli_nets:breaking" if place == "the model" else "cli_nets:net")
     assert status == 1 and "Traceback (most recent call last)" in err
     assert ("no such table" if place == "confnb" else "no_such_thing") in err
@@ -388,7 +387,7 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
 def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
-    code = "import sys, time; from pathlib import Path; from confnb import report\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
+    code = "import sys, time; from pathlib import Path; from confnb.evaluation import report_page\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         status, out, err = evaluate(capsys, monkeypatch)

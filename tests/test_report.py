@@ -506,10 +506,9 @@ def test_detectors_of_logits_are_the_formulas():
     assert sure.softmax(1).amax(1).unique().numel() == 1 and detectors.confidence_score(sure).tolist() == [20, 60]
 
 
-def test_the_detectors_of_the_rce_topic(small_model, digits):
-    rce = pytest.importorskip("confnb.rce")
+def test_the_detectors_by_name(small_model, digits):
     logits = torch.randn(9, 10, generator=generator(1))
-    torch.testing.assert_close(specs.detector_from("non-me", small_model, digits)(logits, None).double(), rce.non_me(logits.double().softmax(1)), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(specs.detector_from("non-me", small_model, digits)(logits, None).double(), detectors.non_me(logits.double().softmax(1)), atol=1e-6, rtol=1e-6)
     near = specs.detector_from("kdensity", small_model, digits)
     logits, hidden = outputs(small_model, digits.x_test[:30])
     inside, outside = near(logits, hidden), near(logits, hidden + 50)

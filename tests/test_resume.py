@@ -21,12 +21,11 @@ from confnb.basics import PACKAGE
 from confnb.cache import cache_dir, remember
 from confnb.data import TORCHVISION
 from confnb.workshop import gallery, runner, runs, staleness, watching
-from confnb.workshop import gallery as gallery_module
 from confnb.workshop import plans as plans_module
 from confnb.workshop import sweeps as sweeps_module
 
 links_of, look = test_pages.links_of, test_pages.look
-TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in gallery_module.identifiers_of("maxconfidence")])}
+TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in gallery.identifiers_of("maxconfidence")])}
 COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
 NUMBERS = (
     "import random\ndraw = random.Random(steps)\n"
