@@ -9,9 +9,8 @@ __all__ = ['least_likely', 'fgsm', 'bim', 'ilcm', 'pgd', 'apgd', 'confident_linf
 # %% ../nbs/foundations/09_attacks.ipynb #75d2d396
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +54,6 @@ def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
     return target
 
 # %% ../nbs/foundations/09_attacks.ipynb #49cfdf60
-def _with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    "The settings given, and the defaults of the others; a name that has no default is refused"
-    if unknown := [name for name in given if name not in defaults]:
-        raise TypeError(f"there is no setting called {', '.join(unknown)}; there are {', '.join(defaults)}")
-    return {**defaults, **given}
-
-
 @dataclass(frozen=True)
 class _Aimed:
     "An objective that looks at a target alone; right labels beyond the model's classes are refused all the same, and at once"

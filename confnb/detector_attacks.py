@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attacks import _with_defaults
+from .basics import with_defaults
 from .detectors import KDensity, _of_each_class
 from .maxconfidence import first_length, max_confidence
 from .nearest import SEARCH_C, CarliniWagner, SearchC, cw_l2, search_c
@@ -184,7 +184,7 @@ def cw_white_box(
 
     Source: Pang et al. (2018), section 4.4; Carlini and Wagner, *Adversarial Examples Are Not Easily Detected* (2017).
     """
-    settings = _with_defaults(mistake, {"target": None, "kappa": 0.0, **SEARCH_C})
+    settings = with_defaults(mistake, {"target": None, "kappa": 0.0, **SEARCH_C})
     x, y = check_images(x), check_labels(y, len(x))
     _check_white_box(density, weight, settings)
     target, kappa = settings.pop("target"), settings.pop("kappa")
@@ -349,7 +349,7 @@ def max_score(
 
     Raises TypeError, ValueError: bad images, labels, eps or steps, or another setting of the climb.
     """
-    settings = _with_defaults(climb, {"seed": 0, "batch_size": 256})
+    settings = with_defaults(climb, {"seed": 0, "batch_size": 256})
     x, y = check_images(x), check_labels(y, len(x))
     ball = as_ball(ball, len(x))
     if not math.isfinite(check_number(weight, "weight")):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attacks import _with_defaults
+from .basics import with_defaults
 from .objectives import LogConfidence, WrongConfidence
 from confnb.runtime import (
     check_count,
@@ -130,7 +130,7 @@ def every_class(
 
     Source: Goodfellow et al. (2019), section 5, the first line of the attack.
     """
-    settings = _with_defaults(climb, {"seed": 0, "batch_size": 256})
+    settings = with_defaults(climb, {"seed": 0, "batch_size": 256})
     rows = torch.arange(len(x), device=x.device).repeat_interleave(targets.shape[1])
     flat, seeds = targets.flatten(), torch.as_tensor(settings["seed"], device="cpu").expand(len(x))
     own = streams(seeds[rows.cpu()] + flat.cpu(), len(rows))
@@ -250,7 +250,7 @@ def successive_halving(
 
     Raises TypeError: another setting than those three.
     """
-    settings = _with_defaults(climb, {"seed": 0, "autocast": "auto", "batch_size": 256})
+    settings = with_defaults(climb, {"seed": 0, "autocast": "auto", "batch_size": 256})
     size, autocast = settings["batch_size"], settings["autocast"]
     run = partial(_run, model, batch_size=size, autocast=autocast)
     opening = run(WrongConfidence(y), x, ball, OPENING, seed=settings["seed"])
@@ -350,7 +350,7 @@ def max_confidence(
 
     Source: Goodfellow et al. (2019), section 5.
     """
-    settings = _with_defaults(climb, _DEFAULTS)
+    settings = with_defaults(climb, _DEFAULTS)
     x = check_images(x)
     classes = predict(model, x[:1]).shape[1]
     y = check_labels(y, len(x), classes)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attacks import _Aimed, _check_target, _checked, _with_defaults, _wrong, least_likely
+from .attacks import _Aimed, _check_target, _checked, _wrong, least_likely
+from .basics import with_defaults
 from .objectives import TargetMargin, LogConfidence, Nearest, Objective
 from .rules import DDNRule, AdamRule, JSMARule
 from confnb.runtime import (
@@ -116,9 +117,7 @@ class SearchC(TypedDict, total=False):
     steps: int  # of Adam in each round, at most; 10,000 in the paper
     step_size: float  # Adam's learning rate in tanh space; .01 in the paper, .1 makes up for few steps
     c: float  # the constant of the first round
-    autocast: (
-        torch.dtype | str | None
-    )  # the precision of all rounds but the last; "auto" where that is faster
+    autocast: torch.dtype | str | None  # the precision of all rounds but the last, as in `Climb`
     batch_size: int  # how many images are attacked at once
 
 
@@ -159,7 +158,7 @@ def search_c(
 
     Raises TypeError, ValueError: a first c that is not positive, no rounds, or a setting that there is not.
     """
-    plan = _with_defaults(search, SEARCH_C)
+    plan = with_defaults(search, SEARCH_C)
     rounds, steps = check_count(plan["rounds"], "rounds"), check_count(plan["steps"], "steps", 0)
     if not 0 < check_number(plan["c"], "c") < torch.inf:
         raise ValueError(f"c is the weight of the mistake, positive and finite, not {plan['c']}")
@@ -219,7 +218,7 @@ def cw_l2(
 
     Source: Carlini and Wagner (2017), section VI.A; Pang et al. (2018), section 2.3.
     """
-    plan = _with_defaults(search, SEARCH_C)
+    plan = with_defaults(search, SEARCH_C)
     x, y = _checked(x, y, steps=plan["steps"], rounds=plan["rounds"])
     _check_kappa(kappa)
     wrong = _wrong(y, target)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attacks import _with_defaults
+from .basics import with_defaults
 from .cache import Unidentified, fingerprint, not_remembered, remember
 from .data import Data
 from .models import build, load_weights, save_weights, seeded
@@ -278,7 +278,7 @@ class Watch(TypedDict, total=False):
 
 
 def _watched(watch: Watch) -> tuple[tuple[Tensor, Tensor] | None, float | None]:
-    settings = _with_defaults(watch, {"held": None, "stop_at": None})
+    settings = with_defaults(watch, {"held": None, "stop_at": None})
     held, stop_at = settings["held"], settings["stop_at"]
     if stop_at is not None and (held is None or not 0 < stop_at <= 1):
         raise ValueError(

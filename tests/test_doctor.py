@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from confnb import data, runtime
+from confnb.basics import version_of, versions
 from confnb.workshop import doctor as d
 
 
@@ -128,8 +129,8 @@ def test_a_self_test_that_fails_says_so():
 
 
 def test_versions_know_what_is_absent(monkeypatch):
-    assert d.check_versions()["torch"] in (torch.__version__, torch.__version__.split("+")[0])
-    assert d._version("absent-thing") is None
+    assert versions()["torch"] in (torch.__version__, torch.__version__.split("+")[0])
+    assert version_of("absent-thing") is None
 
 
 def test_a_data_set_is_there_when_all_its_parts_are(monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ..basics import with_defaults
 from ..data import stratified_order
 from .report_tables import TOGETHER, _attacked, _each, _percent, worst_case
 from .specs import Notes, ProjectOutside
@@ -340,9 +341,8 @@ def run_checks(
     **known: Unpack[CheckOptions],  # the threat and the notes of the attacks
 ) -> list[Check]:
     """Run all checks that speak for or against the numbers."""
-    if unknown := set(known) - set(CheckOptions.__annotations__):
-        raise TypeError(f"checks has no parameter {', '.join(sorted(unknown))}")
-    parts, heard, ball = _each(table), known.get("notes") or {}, known.get("ball")
+    options = with_defaults(known, {"ball": None, "notes": None})
+    parts, heard, ball = _each(table), options["notes"] or {}, options["ball"]
     whole = math.inf if ball is None else _whole(ball, x)
     return [
         *_of_answers(model, x, parts["clean"], classes),

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,7 +20,7 @@ import pandas as pd
 from torch import nn
 from typing_extensions import Unpack
 
-from ..basics import PACKAGE, UsageError, versions
+from ..basics import PACKAGE, UsageError, versions, with_defaults
 from ..calibration import calibration_error, reliability
 from ..data import Data, load_data, stratified_order
 from .checks import CERTAIN, ELSEWHERE, _some, run_checks, radius_table
@@ -133,14 +133,7 @@ class ReportOptions(TypedDict, total=False):
     told: Mapping[str, Any] | None  # more parameters for the manifest
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Those settings with their defaults."""
-
-    points: int = 300
-    seed: int = 0
-    say: Callable[[str], None] = print
-    told: Mapping[str, Any] | None = None
+_DEFAULTS = {"points": 300, "seed": 0, "say": print, "told": None}
 
 # %% ../../nbs/evaluation/55_reporting.ipynb #7567c501
 def report(
@@ -161,20 +154,20 @@ def report(
 
     Raises UsageError: something about the request does not fit; nothing is written.
     """
-    start, ball, how = time.perf_counter(), threat_from(threat), _Options(**options)
-    _check_numbers(how.points, how.seed)
+    start, ball, how = time.perf_counter(), threat_from(threat), with_defaults(options, _DEFAULTS)
+    _check_numbers(how["points"], how["seed"])
     data = _loaded(data, detectors) if isinstance(data, str) else data
     check_model(model, data)
     folder = _free(out) if out else None
-    given, scores = _named_attacks(attacks, ball, how.seed), _named_scores(detectors, model, data)
+    given, scores = _named_attacks(attacks, ball, how["seed"]), _named_scores(detectors, model, data)
     parameters = {
         "data": data.title,
         "threat": threat if isinstance(threat, str) else f"{type(ball).__name__}({float(ball.eps):.6g})",
         "attacks": list(given),
         "detectors": list(scores),
-        "points": min(how.points, len(data.x_test)),
-        "seed": how.seed,
-        **(how.told or {}),
+        "points": min(how["points"], len(data.x_test)),
+        "seed": how["seed"],
+        **(how["told"] or {}),
     }
     with _alone(folder) if folder else nullcontext():
         columns = {f"score {name}": score for name, score in scores.items()}
@@ -188,20 +181,20 @@ def _tables(
     ball: Ball,
     attacks: Mapping[str, ProjectOutside],
     scores: Mapping[str, Score],
-    how: _Options,
+    how: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Choose the images to attack, and make the tables that take time."""
-    device, rows = device_of(model), stratified_order(data.y_test)[: how.points].sort().values
+    device, rows = device_of(model), stratified_order(data.y_test)[: how["points"]].sort().values
     x, y = data.x_test[rows].to(device), data.y_test[rows].to(device)
-    held = stratified_order(data.y_val)[: max(1000, 4 * how.points)]
+    held = stratified_order(data.y_val)[: max(1000, 4 * how["points"])]
 
     def step(name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         made = work()
-        how.say(f"  {name:<28} {time.perf_counter() - start:7.1f} s")
+        how["say"](f"  {name:<28} {time.perf_counter() - start:7.1f} s")
         return made
 
-    how.say(
+    how["say"](
         f"{data.title}: {len(x)} test images, {len(held)} held out, {type(ball).__name__} {float(ball.eps):.4g}, {device_name(device)}"
     )
     x_held, y_held = data.x_val[held].to(device), data.y_val[held].to(device)
@@ -214,7 +207,7 @@ def _tables(
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
     some = _some(y)
-    radii = step("other radii", lambda: radius_table(model, x[some], y[some], ball, how.seed))
+    radii = step("other radii", lambda: radius_table(model, x[some], y[some], ball, how["seed"]))
     heard = notes | ({ELSEWHERE: Notes([], warnings=w)} if (w := radii.attrs["warnings"]) else {})
     return {
         "x": x,
@@ -248,13 +241,13 @@ def _finished(
     detectors: list[str],
     parameters: dict[str, Any],
     folder: Path | None,
-    how: _Options,
+    how: Mapping[str, Any],
     start: float,
 ) -> Report:
     """Make the summaries of the tables, and write the page."""
     table, held, x, y = (parts[k] for k in ("table", "held", "x", "y"))
     tables, some = _asked(model, data, ball, parts, detectors), stratified_order(y.cpu())[:8].to(x.device)
-    images, tables["samples"] = samples(model, x[some], y[some], ball, how.seed)
+    images, tables["samples"] = samples(model, x[some], y[some], ball, how["seed"])
     clean, notes = table[table.attack == "clean"], parts["notes"]
     summary = _sentences(tables, parameters, clean, parts["heard"])
     manifest = {
@@ -277,7 +270,7 @@ def _finished(
     if folder is None:
         return found
     page = write(found, folder)
-    how.say(f"  {'page':<28} {time.perf_counter() - start:7.1f} s in all")
+    how["say"](f"  {'page':<28} {time.perf_counter() - start:7.1f} s in all")
     return replace(found, page=page)
 
 # %% ../../nbs/evaluation/55_reporting.ipynb #0c5f6f1a

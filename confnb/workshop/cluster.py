@@ -10,7 +10,6 @@ import inspect
 import os
 import socket
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +24,8 @@ import pandas as pd
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-import confnb
-from ..basics import UsageError, need
+from ..basics import PACKAGE, UsageError, need
+from ..cache import _SITES
 from ..runtime import check_images, check_labels, chunks, part_of_whole
 from ..tables import Attack, Score, draws_for_all, evaluate, of_rows
 
@@ -62,7 +61,7 @@ _PASSED_ON = ("CONFNB_DATA", "CONFNB_CACHE", "MPLBACKEND")
 
 def _environment() -> dict[str, str]:
     """Collect what a task needs to find the same library, data and caches."""
-    home = str(Path(confnb.__file__).resolve().parents[1])
+    home = str(PACKAGE.resolve().parent)
     passed = {k: os.environ[k] for k in _PASSED_ON if os.environ.get(k)}
     passed |= {k: str(Path(v).expanduser().resolve()) for k, v in passed.items() if k.startswith("CONFNB_")}
     return passed | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
@@ -129,9 +128,8 @@ def _ray(address: str) -> Any:
 
 # %% ../../nbs/workshop/63_cluster.ipynb #20efac86
 PATIENCE = 10.0  # seconds within which whoever listens at an address must answer
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
-    [0, 0, 0, 4, 0, 0, 0, 0, 0]
-)  # how a client of gRPC begins: HTTP/2 and no settings
+# how a client of gRPC begins: HTTP/2 and no settings
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def _reachable(address: str) -> None:
@@ -179,12 +177,7 @@ _OTHERS = {
     "deeprobust",
     "secmlt",
 }  # libraries of attacks
-_LIBRARIES = tuple(
-    {
-        Path(confnb.__file__).parent,
-        *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    }
-)
+_LIBRARIES = tuple(Path(folder) for folder in (str(PACKAGE), *_SITES))
 
 # %% ../../nbs/workshop/63_cluster.ipynb #85a993ec
 def _reached(attack: Any) -> list[Any]:
@@ -332,9 +325,8 @@ def _in_shards(
     )
 
 # %% ../../nbs/workshop/63_cluster.ipynb #647e997b
-_drawing_globally = (
-    threading.Lock()
-)  # attacks of other libraries put the global generators where they want them
+# attacks of other libraries put the global generators where they want them
+_drawing_globally = threading.Lock()
 
 
 def _shard(

@@ -13,10 +13,10 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..basics import PACKAGE
 from .site import inline, template, title_of
 
 # %% ../../nbs/workshop/61_gallery.ipynb #151687ad
@@ -29,7 +29,7 @@ class Identifier:
     shows: str  # what it shows, in a sentence
 
 
-TEMPLATES = files("confnb") / "templates"
+TEMPLATES = PACKAGE / "templates"
 
 # %% ../../nbs/workshop/61_gallery.ipynb #c4b7e178
 def _rows(name: str) -> list[dict[str, str]]:

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from ..basics import UsageError, near, writable
-from .gallery import IDENTIFIERS, TEMPLATES
+from ..basics import PACKAGE, UsageError, near, writable
+from .gallery import IDENTIFIERS
 
 # %% ../../nbs/workshop/62_plans.ipynb #7cf9c636
 def checkout(
@@ -31,7 +31,7 @@ def checkout(
     Raises UsageError: there is none.
     """
     here = Path(start).resolve()
-    for folder in (here, *here.parents, Path(str(TEMPLATES)).parents[1]):
+    for folder in (here, *here.parents, PACKAGE.parent):
         if (folder / "nbs" / "topics").is_dir() and (folder / "settings.ini").is_file():
             return folder
     raise UsageError(

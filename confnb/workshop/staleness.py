@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import PACKAGE, MADE, enter, inside, made_in, versions, write_text
-from .gallery import TEMPLATES
 from .plans import Plan, Topic, cells_of, devices
 from .site import page
 
@@ -354,15 +353,9 @@ def why_stale(
 # %% ../../nbs/workshop/64_staleness.ipynb #d3bf5fa5
 def _look(plan: Plan, topic: Topic) -> str:
     """Hash what a topic's page looks like and what it was made with."""
-    path, package = _files_of(plan.folder, topic)[1], Path(str(TEMPLATES)).parent
-    made_with = [
-        _sha256(p)
-        for p in (
-            package / "workshop/site.py",
-            package / "templates/page.html.j2",
-            package / "templates/style.css",
-        )
-    ]
+    path = _files_of(plan.folder, topic)[1]
+    parts = "workshop/site.py", "templates/page.html.j2", "templates/style.css"
+    made_with = [_sha256(PACKAGE / part) for part in parts]
     return _hash([_sha256(path) if path.exists() else None, [t.stem for t in plan.topics], *made_with])
 
 # %% ../../nbs/workshop/64_staleness.ipynb #a9be89fe
