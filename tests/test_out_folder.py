@@ -115,10 +115,10 @@ def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
 
 
 def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout):
-    out, site = checkout / "later", checkout / "later-site"
+    out, pages = checkout / "later", checkout / "later-site"
     run(checkout, out)
-    site.pages(checkout, site)
-    for folder, again in (out, lambda: run(checkout, out)), (site, lambda: site.pages(checkout, site)):
+    site.pages(checkout, pages)
+    for folder, again in (out, lambda: run(checkout, out)), (pages, lambda: site.pages(checkout, pages)):
         again()
         (folder / "index.html").write_text("<h1>my own page</h1>")
         with pytest.raises(basics.UsageError, match="index.html was not made by confnb and would be lost; name another folder"):
