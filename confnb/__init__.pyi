@@ -37,6 +37,9 @@ from .cache import remember as remember
 from .cache import syntax_of as syntax_of
 from .calibration import calibration_error as calibration_error
 from .calibration import reliability as reliability
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import save_checkpoint as save_checkpoint
 from .data import Data as Data
 from .data import PARTS as PARTS
 from .data import PLACES as PLACES
@@ -373,6 +376,7 @@ from . import attacks as attacks
 from . import basics as basics
 from . import cache as cache
 from . import calibration as calibration
+from . import checkpoints as checkpoints
 from . import data as data
 from . import detector_attacks as detector_attacks
 from . import detectors as detectors

@@ -7,7 +7,6 @@ __all__ = ['Loss', 'CrossEntropyLoss', 'Adversarial', 'smooth_labels', 'label_sm
            'crop_and_flip', 'accuracy', 'Watch', 'fit', 'load_or_train']
 
 # %% ../nbs/foundations/12_training.ipynb #e1429aba
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .basics import with_defaults
-from .cache import Unidentified, fingerprint, not_remembered, remember
+from .cache import Unidentified, cache_dir, fingerprint, not_remembered, remember
+from .checkpoints import Checkpoint
 from .data import Data
 from .models import build, load_weights, save_weights, seeded
 from .objectives import CrossEntropy
@@ -34,6 +34,7 @@ from confnb.runtime import (
     pick_device,
     predict,
     progress,
+    resolve_autocast,
 )
 from .search import maximize
 from .sets import L2, Linf
@@ -168,6 +169,10 @@ class Recipe:
     drops: tuple[float, ...] = ()  # fractions of the run, ascending in (0, 1), at which the rate drops to .1
     steps: int | None = None  # gradient steps, in place of `epochs`
     augment: bool = False  # whether batches are cropped and flipped at random (`crop_and_flip`)
+    one_cycle: bool = (
+        False  # the rate rises to `rate` in the first three tenths and falls to 0, without `drops`
+    )
+    autocast: torch.dtype | str | None = None  # the precision of a step as in `maximize`; None is float32
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "sgd"):
@@ -184,6 +189,8 @@ class Recipe:
             raise ValueError(
                 f"drops must be ascending fractions of the run, such as (.5, .75), not {self.drops}"
             )
+        if self.one_cycle and self.drops:
+            raise ValueError(f"a one-cycle rate has no drops; leave out one_cycle or drops={self.drops}")
 
     def total_steps(self, n: int) -> int:
         """Count the gradient steps on `n` training images."""
@@ -191,6 +198,8 @@ class Recipe:
 
     def rate_at(self, progress: float) -> float:
         """Tell the learning rate when the fraction `progress` of the run is over."""
+        if self.one_cycle:
+            return self.rate * min(progress / 0.3, (1 - progress) / 0.7)
         return self.rate / 10 ** sum(progress >= d for d in self.drops)
 
 # %% ../nbs/foundations/12_training.ipynb #c6e825f3
@@ -226,10 +235,20 @@ def crop_and_flip(
     image, channel = torch.arange(n)[:, None, None, None], torch.arange(channels)[None, :, None, None]
     return F.pad(x, (pad, pad, pad, pad))[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
+# %% ../nbs/foundations/12_training.ipynb #b1e12602
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    "The convolutions' weights in another order in memory; their values stay"
+    for p in model.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=layout)
+
 # %% ../nbs/foundations/12_training.ipynb #ca7472db
 @contextmanager
-def _training(model: nn.Module, seed: int) -> Iterator[None]:
-    "The model in training mode, the global generators at `seed`, CUDA convolutions repeatable; all put back on leaving"
+def _training(model: nn.Module, seed: int, fast: torch.dtype | None = None) -> Iterator[None]:
+    """The model in training mode, the global generators at `seed`, CUDA convolutions repeatable; all put back on leaving
+
+    Where steps are taken in the precision `fast`, the channels of the convolutions' weights lie side by side meanwhile.
+    """
     modes = [(m, m.training) for m in model.modules()]
     with (
         seeded(seed, device_of(model)),
@@ -237,8 +256,12 @@ def _training(model: nn.Module, seed: int) -> Iterator[None]:
     ):
         try:
             model.train()
+            if fast is not None:
+                _lay_out(model, torch.channels_last)
             yield
         finally:
+            if fast is not None:
+                _lay_out(model, torch.contiguous_format)
             for module, mode in modes:
                 module.training = mode
 
@@ -275,16 +298,17 @@ class Watch(TypedDict, total=False):
 
     held: tuple[Tensor, Tensor] | None  # images and labels to measure the accuracy on
     stop_at: float | None  # the accuracy on `held`, in (0, 1], with which the training ends
+    resume: bool  # whether each epoch is kept in the cache until the training ends, and one that was interrupted goes on
 
 
-def _watched(watch: Watch) -> tuple[tuple[Tensor, Tensor] | None, float | None]:
-    settings = with_defaults(watch, {"held": None, "stop_at": None})
+def _watched(watch: Watch) -> tuple[tuple[Tensor, Tensor] | None, float | None, bool]:
+    settings = with_defaults(watch, {"held": None, "stop_at": None, "resume": False})
     held, stop_at = settings["held"], settings["stop_at"]
     if stop_at is not None and (held is None or not 0 < stop_at <= 1):
         raise ValueError(
             f"stop_at is an accuracy in (0, 1] on held-out images, so it needs `held`; it is {stop_at}"
         )
-    return held, stop_at
+    return held, stop_at, settings["resume"]
 
 # %% ../nbs/foundations/12_training.ipynb #c194afbc
 def fit(
@@ -294,7 +318,9 @@ def fit(
     loss: Loss = CrossEntropyLoss(),  # called with `(model, x, y, rng, progress)` for each batch
     recipe: Recipe = Recipe(),  # how long and by which steps
     seed: int = 0,  # of the order of the images, of what the loss draws, and of layers such as dropout
-    **watch: Unpack[Watch],  # `held` and `stop_at`: what is measured after each epoch, and when it is enough
+    **watch: Unpack[
+        Watch
+    ],  # `held` and `stop_at`: measured after each epoch, and when it is enough; `resume`
 ) -> pd.DataFrame:  # a row per epoch: `epoch`, `steps` so far, `rate`, mean `loss`, and `accuracy` on `held`
     """Train a model, and tell how it went.
 
@@ -307,29 +333,79 @@ def fit(
     """
     x = check_images(x)
     y = check_labels(y, len(x), classes=predict(model, x[:1]).shape[1])
-    held, stop_at = _watched(watch)
+    held, stop_at, resume = _watched(watch)
+    checkpoint = _checkpoint(model, x, y, loss, recipe, seed, held, stop_at) if resume else None
+    told = _fit(model, x, y, loss, recipe, seed, held, stop_at, checkpoint)
+    if checkpoint:
+        checkpoint.remove()
+    return told
+
+# %% ../nbs/foundations/12_training.ipynb #7fa8d0d5
+def _training_key(*given: Any) -> str:
+    "What determines the network that a training ends in"
+    return fingerprint(_fit, *given, torch.__version__, device_of(given[0]).type)
+
+
+def _checkpoint(*given: Any) -> Checkpoint | None:
+    try:
+        return Checkpoint(cache_dir() / "training" / f"{_training_key(*given)}.safetensors")
+    except Unidentified as e:
+        not_remembered("training", e)
+        return None
+
+# %% ../nbs/foundations/12_training.ipynb #4b396367
+def _fit(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    recipe: Recipe,
+    seed: int,
+    held: tuple[Tensor, Tensor] | None,
+    stop_at: float | None,
+    checkpoint: Checkpoint | None = None,
+) -> pd.DataFrame:
+    "The epochs of a training, from the beginning or from a checkpoint"
     optimizer, rng = _optimizer(model, recipe), generator(seed)
     n = _whole_batches(model, len(x), recipe.batch_size)
     total, per_epoch = recipe.total_steps(n), math.ceil(n / recipe.batch_size)
-    rows: list[dict[str, Any]] = []
-    losses: list[float] = []
-    with _training(model, seed):
-        batches = itertools.islice(_batches(len(x), n, recipe.batch_size, rng), total)
-        for step, batch in zip(progress(range(total), "training"), batches, strict=True):
-            losses.append(_step(model, optimizer, x[batch], y[batch], loss, recipe, rng, step / total))
+    fast = resolve_autocast(recipe.autocast, device_of(model))
+    with _training(model, seed, fast):
+        rows = checkpoint.take_up(model, optimizer, rng) if checkpoint else []
+        steps = range(rows[-1]["steps"] if rows else 0, 0 if _enough(rows, stop_at) else total)
+        batches, losses = _batches(len(x), n, recipe.batch_size, rng), []
+        for step in progress(steps, "training"):
+            batch = next(batches)
+            with torch.autocast(device_of(model).type, fast, enabled=fast is not None):
+                losses.append(_step(model, optimizer, x[batch], y[batch], loss, recipe, rng, step / total))
             if (step + 1) % per_epoch == 0 or step + 1 == total:
-                told = {
-                    "steps": step + 1,
-                    "rate": recipe.rate_at(step / total),
-                    "loss": sum(losses) / len(losses),
-                }
-                told |= {"accuracy": accuracy(model, *held)} if held else {}
-                rows.append({"epoch": len(rows) + 1, **told})
+                rows.append(
+                    _epoch(model, held, len(rows) + 1, step + 1, recipe.rate_at(step / total), losses)
+                )
                 losses = []
-                if stop_at is not None and told["accuracy"] >= stop_at:
+                if checkpoint:
+                    checkpoint.put_down(model, optimizer, rng, rows)
+                if _enough(rows, stop_at):
                     break
     optimizer.zero_grad()
     return pd.DataFrame(rows)
+
+# %% ../nbs/foundations/12_training.ipynb #7e74359d
+def _epoch(
+    model: nn.Module,
+    held: tuple[Tensor, Tensor] | None,
+    epoch: int,
+    steps: int,
+    rate: float,
+    losses: list[float],
+) -> dict[str, Any]:
+    "What is told of an epoch"
+    told = {"epoch": epoch, "steps": steps, "rate": rate, "loss": sum(losses) / len(losses)}
+    return told | ({"accuracy": accuracy(model, *held)} if held else {})
+
+
+def _enough(rows: list[dict[str, Any]], stop_at: float | None) -> bool:
+    return bool(rows) and stop_at is not None and rows[-1]["accuracy"] >= stop_at
 
 # %% ../nbs/foundations/12_training.ipynb #c325defa
 def _step(
@@ -347,7 +423,8 @@ def _step(
         group["lr"] = recipe.rate_at(progress)
     device = device_of(model)
     x = crop_and_flip(x, rng) if recipe.augment else x
-    value = loss(model, x.to(device), y.to(device), rng, progress)
+    layout = torch.channels_last if torch.is_autocast_enabled(device.type) else torch.contiguous_format
+    value = loss(model, x.to(device, memory_format=layout), y.to(device), rng, progress)
     if not math.isfinite(value.item()):
         raise FloatingPointError(
             f"the loss is {value.item()} after {100 * progress:.0f} % of the training; try a rate below {recipe.rate:g}"
@@ -380,16 +457,19 @@ def load_or_train(
     model = build(name, data.shape, data.classes, seed=seed, **settings).to(where).eval()
     held = None if stop_at is None else (data.x_val, data.y_val)
 
-    def compute() -> nn.Module:
-        fit(model, data.x_train, data.y_train, loss, recipe, seed, held=held, stop_at=stop_at)
-        return model
-
+    given = (model, data.x_train, data.y_train, loss, recipe, seed, held, stop_at)
     try:
-        given = (model, loss, recipe, seed, data.x_train, data.y_train, torch.__version__, where.type)
-        key = fingerprint(fit, *given, stop_at, held)
+        key = _training_key(*given)
     except Unidentified as e:
         not_remembered("model", e)
-        return compute()
-    return remember(
-        "model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path)
-    )
+        fit(*given[:6], held=held, stop_at=stop_at)
+        return model
+    checkpoint = Checkpoint(cache_dir() / "training" / f"{key}.safetensors")
+
+    def compute() -> nn.Module:
+        _fit(*given, checkpoint)
+        return model
+
+    remember("model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path))
+    checkpoint.remove()
+    return model
