@@ -372,7 +372,7 @@ def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, mon
 
 
 def test_what_confnb_says_on_purpose_is_told_from_a_slip():
-    from confnb.runtime import check_images
+    from confnb.checks import check_images
 
     def caught(work):
         try:

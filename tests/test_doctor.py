@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from confnb import data, runtime
+from confnb import borrowing, data
 from confnb.basics import version_of, versions
 from confnb.workshop import doctor as d
 
@@ -79,7 +79,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"name": "A GPU", "total_memory": 2**33, "major": 9, "minor": 0}))
     assert one(d.check_devices(), "cuda:0").says == "A GPU, 8 GiB, capability 9.0"
-    assert runtime.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and runtime.device_name(torch.device("meta")) == "meta"
+    assert borrowing.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and borrowing.device_name(torch.device("meta")) == "meta"
 
 
 def test_without_a_gpu(monkeypatch):

@@ -16,9 +16,8 @@ from toys import images
 from confnb.attacks import fgsm, offset_logits
 from confnb.calibration import calibration_error, reliability
 from confnb.data import split
-from confnb.diagnostics import zero_gradients
 from confnb.models import build
-from confnb.quantization import quantize_weight
+from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
 from confnb.sets import BOX, Linf
 from confnb.statistics import binomial_interval

@@ -18,11 +18,12 @@ from torch import nn
 from toys import IN_PLACE, Edges, backwards
 
 from confnb.attacks import negative, pgd, uniform_noise
+from confnb.borrowing import fast_dtype
 from confnb.maxconfidence import max_confidence
 from confnb.models import outputs, seeded
 from confnb.objectives import CrossEntropy, LogConfidence, Margin, Nearest, TargetMargin, WrongConfidence
 from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule, step_lengths
-from confnb.runtime import fast_dtype, generator, predict, streams
+from confnb.runtime import generator, predict, streams
 from confnb.search import (
     Found,
     NoGradient,

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..basics import with_defaults
+from ..borrowing import borrow, device_of
+from ..checks import check_images
 from ..data import stratified_order
 from .report_tables import TOGETHER, _attacked, _each, _percent, worst_case
 from .specs import Notes, ProjectOutside
 from ..maxconfidence import max_confidence
 from ..objectives import CrossEntropy
-from ..runtime import borrow, check_images, device_of, in_batches, logits_of, predict, streams
+from ..runtime import in_batches, logits_of, predict, streams
 from ..search import NoGradient, gradient_or_zero
 from ..sets import BOX, L0, L2, Ball, Linf
 from ..statistics import binomial_interval

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, uniform_noise
 from ..basics import UsageError, near
+from ..borrowing import device_of
 from ..data import Data, stratified_order
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
-from ..maxconfidence import score_inside, max_confidence
+from ..maxconfidence import max_confidence, score_inside
 from ..models import Normalize, features, is_pickle, load_weights, outputs, seeded
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
-from ..runtime import device_of, keywords_of, predict
+from ..runtime import keywords_of, predict
 from ..search import Found
 from ..sets import L0, L2, Ball, Linf
 from ..tables import Attack, Score, from_foolbox, from_torchattacks

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..attacks import uniform_noise
 from ..maxconfidence import bundle, max_confidence
-from ..runtime import check_images
+from ..checks import check_images
 from ..search import Found, as_ball
 from ..sets import Ball
 

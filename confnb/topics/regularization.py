@@ -23,16 +23,9 @@ from typing_extensions import Unpack
 from ..data import Data
 from ..objectives import LogConfidence
 from ..quantization import quantize, quantize_weight
-from confnb.runtime import (
-    check_images,
-    check_labels,
-    check_whole,
-    device_of,
-    generator,
-    predict,
-    streams,
-    uniform,
-)
+from ..borrowing import device_of
+from ..checks import check_images, check_labels, check_whole
+from ..runtime import generator, predict, streams, uniform
 from ..search import Climb, Found, maximize
 from ..sets import BOX
 from ..statistics import binomial_interval

@@ -21,7 +21,8 @@ from typing_extensions import Unpack
 from ..attacks import confident_linf
 from ..maxconfidence import max_confidence, score_inside
 from ..objectives import WrongOdds
-from ..runtime import check_images, check_labels, check_whole, streams
+from ..checks import check_images, check_labels, check_whole
+from ..runtime import streams
 from ..search import Climb, Found, as_ball, keep_better
 from ..sets import Ball, Linf, take_rows
 from ..statistics import binomial_interval, chebyshev

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from ..maxconfidence import first_length, max_confidence
 from ..objectives import LogConfidence, LogOdds, Margin
 from ..rules import AdamRule
-from ..runtime import check_images, check_labels, check_number, check_seed, predict, streams
+from ..checks import check_images, check_labels, check_number, check_seed
+from ..runtime import predict, streams
 from ..search import Found, as_ball, check_ball, best_of_each, maximize, keep_better, score_points
 from ..sets import Ball, Linf, take_rows
 

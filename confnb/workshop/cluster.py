@@ -26,7 +26,8 @@ from typing_extensions import Unpack
 
 from ..basics import PACKAGE, UsageError, need
 from ..cache import _SITES
-from ..runtime import check_images, check_labels, chunks, part_of_whole
+from ..checks import check_images, check_labels
+from ..runtime import chunks, part_of_whole
 from ..tables import Attack, Score, draws_for_all, evaluate, of_rows
 
 # %% ../../nbs/workshop/63_cluster.ipynb #594d896c

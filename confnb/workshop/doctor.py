@@ -30,7 +30,8 @@ from ..cache import cache_dir
 from ..data import PLACES, TORCHVISION, data_root, load_data
 from ..maxconfidence import max_confidence
 from ..models import build
-from ..runtime import fast_dtype, predict
+from ..borrowing import fast_dtype
+from ..runtime import predict
 from ..sets import Linf
 from ..statistics import binomial_interval
 from ..tables import evaluate

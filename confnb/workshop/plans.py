@@ -422,7 +422,7 @@ def _device(name: Any) -> Any:
     """Choose the device of that name, if this machine has it, without using a GPU to find out."""
     import torch
 
-    from confnb.runtime import pick_device
+    from confnb.borrowing import pick_device
 
     try:
         device = pick_device(name)

@@ -21,10 +21,11 @@ import torch
 import torchattacks
 from common import batch_of, clock, recipes, report, timed
 
+from confnb.borrowing import device_of
 from confnb.data import load_data
 from confnb.maxconfidence import max_confidence, most_confident, score_inside
 from confnb.models import seeded
-from confnb.runtime import chunks, device_of
+from confnb.runtime import chunks
 from confnb.search import wrong_classes
 from confnb.sets import Linf, take_rows
 from confnb.training import accuracy, load_or_train

@@ -14,11 +14,12 @@ import torch
 from common import batch_of, clock, report, timed
 
 from confnb import search as attacks
+from confnb.borrowing import device_of
 from confnb.data import load_data
 from confnb.detector_attacks import cw_white_box, typical_density
 from confnb.detectors import KDensity
 from confnb.models import features
-from confnb.runtime import device_of, generator, predict
+from confnb.runtime import generator, predict
 from confnb.topics.rce_kdensity import ReverseCrossEntropy, ReverseLogits
 from confnb.training import CrossEntropyLoss, Recipe, accuracy, load_or_train
 

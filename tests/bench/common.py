@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from confnb.runtime import fast_dtype
+from confnb.borrowing import fast_dtype
 from confnb.sets import Linf
 from confnb.training import Adversarial, CrossEntropyLoss, Recipe, SmoothingPairing
 
