@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .objectives import CrossEntropy, TargetMargin, LogConfidence, Margin, Objective, WrongConfidence
-from .rules import AdamRule, APGDRule
 from .borrowing import borrow, device_of
 from .checks import check_count, check_images, check_labels, check_number, check_whole, label_tensor
+from .objectives import CrossEntropy, LogConfidence, Margin, Objective, TargetMargin, WrongConfidence
+from .rules import AdamRule, APGDRule
 from .runtime import check_logits, in_batches, logits_of, predict
 from .search import Climb, Found, as_ball, maximize, score_points, with_wrong_confidence
 from .sets import Ball, Linf

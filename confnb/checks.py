@@ -71,7 +71,7 @@ def _check_values(t: Tensor, name: str) -> None:
 def _range_advice(low: float, high: float) -> str:
     if low >= 0 and 2 < high <= 255:
         return "they look like 0..255: divide by 255"
-    return "they look normalised: make the normalisation the model's first layer (confnb.models.Normalize)"
+    return "they look normalised: make the normalisation the model's first layer (confnb.architectures.Normalize)"
 
 # %% ../nbs/foundations/01_checks.ipynb #15630353
 def check_values(

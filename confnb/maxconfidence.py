@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .basics import with_defaults
-from .objectives import LogConfidence, WrongConfidence
 from .borrowing import device_of, resolve_autocast
 from .checks import check_count, check_images, check_labels
+from .objectives import LogConfidence, WrongConfidence
 from .runtime import chunks, predict, streams
 from confnb.search import (
     Climb,
@@ -29,8 +29,8 @@ from confnb.search import (
     as_ball,
     best_of_each,
     concat,
-    maximize,
     keep_better,
+    maximize,
     score_points,
     with_wrong_confidence,
     wrong_classes,

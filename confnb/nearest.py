@@ -17,21 +17,21 @@ from typing_extensions import Unpack
 
 from .attacks import _Aimed, _check_target, _checked, _wrong, least_likely
 from .basics import with_defaults
-from .objectives import TargetMargin, LogConfidence, Nearest, Objective
-from .rules import DDNRule, AdamRule, JSMARule
 from .borrowing import borrow, device_of, resolve_autocast
 from .checks import check_count, check_number
+from .objectives import LogConfidence, Nearest, Objective, TargetMargin
+from .rules import AdamRule, DDNRule, JSMARule
 from .runtime import in_batches, logits_of
 from confnb.search import (
     Climb,
     Found,
     gradient_at,
-    maximize,
     keep_better,
+    maximize,
     score_points,
     with_wrong_confidence,
 )
-from .sets import BOX, L0, to_device, take_rows
+from .sets import BOX, L0, take_rows, to_device
 
 # %% ../nbs/foundations/18_nearest.ipynb #dfe8eec1
 def jsma(

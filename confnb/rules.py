@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .objectives import Objective
 from .checks import check_number
+from .objectives import Objective
 from .sets import Ball, Linf, _scaled, take_rows
 
 # %% ../nbs/foundations/14_rules.ipynb #1e8c5a44

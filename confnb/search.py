@@ -20,11 +20,11 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .models import logits_and_features
-from .objectives import Objective, WrongConfidence, _ask
-from .rules import Rule, State, GradientRule, Step, Task, step_lengths
 from .borrowing import borrow, channels_last, device_of, resolve_autocast
 from .checks import check_count, check_images, check_number, check_seed
+from .models import logits_and_features
+from .objectives import Objective, WrongConfidence, _ask
+from .rules import GradientRule, Rule, State, Step, Task, step_lengths
 from .runtime import check_logits, in_batches, logits_of, predict, refuse_probabilities, streams
 from .sets import Ball, Linf, _check_length, _ends, _norms, _per_example, _per_example_fields, to_device
 

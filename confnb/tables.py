@@ -24,11 +24,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .cache import Unidentified, fingerprint, not_remembered, remember
+from .borrowing import borrow, device_of
+from .cache import not_remembered, remember
+from .checks import check_images, check_labels
+from .identity import Unidentified
+from .keys import fingerprint
 from .models import outputs, seeded
 from .objectives import WrongConfidence
-from .borrowing import borrow, device_of
-from .checks import check_images, check_labels
 from .runtime import in_batches, keywords_of, part_of_whole, predict, progress
 from .search import Found, score_points, with_wrong_confidence
 from .sets import L2, Ball, Linf, take_rows

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .basics import with_defaults
-from .cache import Unidentified, fingerprint, not_remembered, remember
-from .data import Data
+from .borrowing import device_of, pick_device
+from .cache import not_remembered, remember
+from .checks import check_images, check_labels
+from .identity import Unidentified
+from .images import Data
+from .keys import fingerprint
 from .models import build, load_weights, save_weights, seeded
 from .objectives import CrossEntropy
-from .borrowing import device_of, pick_device
-from .checks import check_images, check_labels
 from .runtime import chunks, generator, predict, progress
 from .search import maximize
 from .sets import L2, Linf

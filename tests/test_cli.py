@@ -254,7 +254,7 @@ def test_ctrl_c_in_the_first_moments_is_a_sentence(home, early):
 
 NETS = """
 import torch
-from confnb.models import model_a
+from confnb.architectures import model_a
 
 def net(shape, classes):
     return model_a(shape, classes, 4)

@@ -16,7 +16,7 @@ from torch import nn
 from toys import images, linear
 
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
+from confnb.keys import fingerprint
 from confnb.objectives import LogConfidence, LogOdds, Margin
 from confnb.runtime import generator, predict
 from confnb.search import Found, NoGradient, maximize

@@ -44,8 +44,8 @@ from torch import nn
 
 import confnb
 from confnb.attacks import fgsm, pgd
-from confnb.cache import fingerprint
-from confnb.data import Data
+from confnb.images import Data
+from confnb.keys import fingerprint
 from confnb.runtime import generator
 from confnb.sets import Linf
 from confnb.tables import evaluate

@@ -266,7 +266,7 @@ def test_a_quantised_network_trains(w, a, g):
 
 
 def test_trained_keeps_quantised_networks_apart(tmp_path, monkeypatch):
-    from confnb.data import split
+    from confnb.images import split
 
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
     x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 2

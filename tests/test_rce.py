@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from confnb.cache import fingerprint
+from confnb.architectures import preact_resnet
 from confnb.detector_attacks import (
     DensityGap,
     NearestUndetected,
@@ -39,7 +39,8 @@ from confnb.detectors import (
     non_me_score,
     within_class_distance,
 )
-from confnb.models import features, logits_and_features, outputs, preact_resnet, seeded
+from confnb.keys import fingerprint
+from confnb.models import features, logits_and_features, outputs, seeded
 from confnb.nearest import CarliniWagner, cw_l2
 from confnb.objectives import Margin, Nearest
 from confnb.runtime import generator, predict

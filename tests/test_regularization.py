@@ -15,7 +15,7 @@ from toys import images
 
 from confnb.attacks import fgsm, offset_logits
 from confnb.calibration import calibration_error, reliability
-from confnb.data import split
+from confnb.images import split
 from confnb.models import build
 from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from confnb import tables as records
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
+from confnb.keys import fingerprint
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
 from confnb.runtime import generator, predict

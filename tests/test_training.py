@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from confnb import training
-from confnb.data import split
+from confnb.images import split
 from confnb.models import build
 from confnb.runtime import generator, predict
 from confnb.search import maximize as real_maximize

@@ -23,9 +23,9 @@ from typing_extensions import Unpack
 from ..basics import with_defaults
 from ..borrowing import borrow, device_of
 from ..checks import check_images
-from ..data import stratified_order
 from .report_tables import TOGETHER, _attacked, _each, _percent, worst_case
 from .specs import Notes, ProjectOutside
+from ..images import stratified_order
 from ..maxconfidence import max_confidence
 from ..objectives import CrossEntropy
 from ..runtime import in_batches, logits_of, predict, streams

@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 from ..basics import PACKAGE, UsageError, versions, with_defaults
 from ..borrowing import device_name, device_of
 from ..calibration import calibration_error, reliability
-from ..data import Data, load_data, stratified_order
+from ..data import load_data
 from .checks import CERTAIN, ELSEWHERE, _some, radius_table, run_checks
 from .report_figures import samples
 from .report_page import Report, _alone, _free, write
@@ -50,6 +50,7 @@ from confnb.evaluation.specs import (
     detector_from,
     threat_from,
 )
+from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
 from ..sets import Ball
 from ..tables import Attack, Score, evaluate

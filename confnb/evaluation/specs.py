@@ -25,13 +25,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..architectures import Normalize
 from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, uniform_noise
 from ..basics import UsageError, near
 from ..borrowing import device_of
-from ..data import Data, stratified_order
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
+from ..images import Data, stratified_order
 from ..maxconfidence import max_confidence, score_inside
-from ..models import Normalize, features, is_pickle, load_weights, outputs, seeded
+from ..models import features, is_pickle, load_weights, outputs, seeded
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..runtime import keywords_of, predict
 from ..search import Found

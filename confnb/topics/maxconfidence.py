@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..attacks import uniform_noise
-from ..maxconfidence import bundle, max_confidence
 from ..checks import check_images
+from ..maxconfidence import bundle, max_confidence
 from ..search import Found, as_ball
 from ..sets import Ball
 

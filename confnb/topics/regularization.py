@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..data import Data
-from ..objectives import LogConfidence
-from ..quantization import quantize, quantize_weight
 from ..borrowing import device_of
 from ..checks import check_images, check_labels, check_whole
+from ..images import Data
+from ..objectives import LogConfidence
+from ..quantization import quantize, quantize_weight
 from ..runtime import generator, predict, streams, uniform
 from ..search import Climb, Found, maximize
 from ..sets import BOX

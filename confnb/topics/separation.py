@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..attacks import confident_linf
+from ..checks import check_images, check_labels, check_whole
 from ..maxconfidence import max_confidence, score_inside
 from ..objectives import WrongOdds
-from ..checks import check_images, check_labels, check_whole
 from ..runtime import streams
 from ..search import Climb, Found, as_ball, keep_better
 from ..sets import Ball, Linf, take_rows

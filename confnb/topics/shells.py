@@ -21,12 +21,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_images, check_labels, check_number, check_seed
 from ..maxconfidence import first_length, max_confidence
 from ..objectives import LogConfidence, LogOdds, Margin
 from ..rules import AdamRule
-from ..checks import check_images, check_labels, check_number, check_seed
 from ..runtime import predict, streams
-from ..search import Found, as_ball, check_ball, best_of_each, maximize, keep_better, score_points
+from ..search import Found, as_ball, best_of_each, check_ball, keep_better, maximize, score_points
 from ..sets import Ball, Linf, take_rows
 
 # %% ../../nbs/topics/31_hcnn.ipynb #7fe2f115

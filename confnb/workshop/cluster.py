@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..basics import PACKAGE, UsageError, need
-from ..cache import _SITES
 from ..checks import check_images, check_labels
+from ..identity import _SITES
 from ..runtime import chunks, part_of_whole
 from ..tables import Attack, Score, draws_for_all, evaluate, of_rows
 

@@ -356,7 +356,8 @@ def plan(
 # %% ../../nbs/workshop/62_plans.ipynb #3009abd0
 def _check_data(parameters: dict[str, dict[str, Any]]) -> None:
     """Refuse an unknown data set before hours have passed."""
-    from confnb.data import PLACES, data_root
+    from confnb.data import PLACES
+    from confnb.pictures import data_root
 
     for topic, values in parameters.items():
         for name, value in values.items():

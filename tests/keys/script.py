@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
-from confnb.data import Data
+from confnb.images import Data
+from confnb.keys import fingerprint
 from confnb.sets import Linf
 from confnb.tables import evaluate
 from confnb.training import Recipe, SmoothingPairing, load_or_train
