@@ -18,11 +18,12 @@ from typing_extensions import Unpack
 
 from .borrowing import borrow, device_of
 from .checks import check_count, check_images, check_labels, check_number, check_whole, label_tensor
+from .found import Found, score_points, with_wrong_confidence
 from .objectives import CrossEntropy, LogConfidence, Margin, Objective, TargetMargin, WrongConfidence
 from .rules import AdamRule, APGDRule
 from .runtime import check_logits, in_batches, logits_of, predict
-from .search import Climb, Found, as_ball, maximize, score_points, with_wrong_confidence
-from .sets import Ball, Linf
+from .search import Climb, maximize
+from .sets import Ball, Linf, as_ball
 
 # %% ../nbs/foundations/17_attacks.ipynb #46bc8851
 def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:

@@ -23,20 +23,13 @@ from .basics import with_defaults
 from .borrowing import device_of
 from .checks import check_images, check_labels, check_number, label_tensor
 from .detectors import KDensity, _of_each_class
+from .found import Found, keep_better, with_wrong_confidence
 from .maxconfidence import first_length, max_confidence
 from .nearest import SEARCH_C, CarliniWagner, SearchC, cw_l2, search_c
-from .objectives import Margin, Nearest, Objective, TargetMargin, WrongConfidence
+from .objectives import Margin, Nearest, Objective, TargetMargin, WrongConfidence, gradient_or_zero
 from .rules import State, Step, Task
-from confnb.search import (
-    Climb,
-    Found,
-    as_ball,
-    gradient_or_zero,
-    keep_better,
-    maximize,
-    with_wrong_confidence,
-)
-from .sets import Ball
+from .search import Climb, maximize
+from .sets import Ball, as_ball
 from .statistics import score_array
 from .tables import Score
 

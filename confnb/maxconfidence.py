@@ -21,21 +21,19 @@ from typing_extensions import Unpack
 from .basics import with_defaults
 from .borrowing import device_of, resolve_autocast
 from .checks import check_count, check_images, check_labels
-from .objectives import LogConfidence, WrongConfidence
-from .runtime import chunks, predict, streams
-from confnb.search import (
-    Climb,
+from confnb.found import (
     Found,
-    as_ball,
     best_of_each,
     concat,
     keep_better,
-    maximize,
     score_points,
     with_wrong_confidence,
     wrong_classes,
 )
-from .sets import L0, Ball, take_rows
+from .objectives import LogConfidence, WrongConfidence
+from .runtime import chunks, predict, streams
+from .search import Climb, maximize
+from .sets import L0, Ball, as_ball, take_rows
 
 # %% ../nbs/foundations/19_max_confidence.ipynb #ceea7505
 Optimizer = Callable[..., Found | Tensor]

@@ -19,18 +19,11 @@ from .attacks import _Aimed, _check_target, _checked, _wrong, least_likely
 from .basics import with_defaults
 from .borrowing import borrow, device_of, resolve_autocast
 from .checks import check_count, check_number
-from .objectives import LogConfidence, Nearest, Objective, TargetMargin
+from .found import Found, keep_better, score_points, with_wrong_confidence
+from .objectives import LogConfidence, Nearest, Objective, TargetMargin, gradient_at
 from .rules import AdamRule, DDNRule, JSMARule
 from .runtime import in_batches, logits_of
-from confnb.search import (
-    Climb,
-    Found,
-    gradient_at,
-    keep_better,
-    maximize,
-    score_points,
-    with_wrong_confidence,
-)
+from .search import Climb, maximize
 from .sets import BOX, L0, take_rows, to_device
 
 # %% ../nbs/foundations/18_nearest.ipynb #dfe8eec1

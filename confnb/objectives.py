@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Objective', 'LogConfidence', 'CrossEntropy', 'WrongConfidence', 'Margin', 'LogOdds', 'WrongOdds', 'TargetMargin',
-           'Nearest']
+           'Nearest', 'gradient_or_zero', 'gradient_at', 'NoGradient']
 
 # %% ../nbs/foundations/13_objectives.ipynb #d7e2b9a3
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -134,3 +135,50 @@ def _ask(objective: Objective, logits: Tensor, z: Tensor, hidden: Tensor | None)
             f"an objective or a rank must give one number for each of {len(z)} images, but gave shape {tuple(value.shape)}"
         )
     return value
+
+# %% ../nbs/foundations/13_objectives.ipynb #b0274763
+def gradient_or_zero(
+    value: Tensor,  # one number for each point
+    z: Tensor,  # the points, which require a gradient
+    keep_graph: bool = False,  # whether another gradient will be asked of the same computation
+) -> Tensor:
+    """Take the gradient of values (N,) at their points, as it is; zero where none comes back."""
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True, retain_graph=keep_graph)
+    return torch.zeros_like(z) if gradient is None else gradient
+
+# %% ../nbs/foundations/13_objectives.ipynb #a9ecb3bb
+def gradient_at(
+    value: Tensor,  # one number for each point
+    z: Tensor,  # the points, which require a gradient
+) -> tuple[Tensor, Tensor]:
+    """Take the gradient of values (N,) at their points, zero where NaN or infinite, and say whose is."""
+    gradient = gradient_or_zero(value, z)
+    broken = ~gradient.isfinite().flatten(1).all(1)
+    return gradient.nan_to_num(0.0, 0.0, 0.0), broken
+
+# %% ../nbs/foundations/13_objectives.ipynb #1ce0f86d
+class NoGradient(UserWarning):
+    """Warn that a gradient was exactly zero, NaN or infinite, so that a search stood still or went astray."""
+
+
+def _warn_of(flat: Tensor, broken: Tensor) -> None:
+    "One warning of the examples whose gradient was zero at every start, or broken at some point"
+    said, flat = [], flat & ~broken
+    if flat.any():
+        said.append(
+            f"the gradient is exactly zero at every start for {_share(flat)}: the search stood still there, "
+            "and its result says nothing about the model; look for rounding, argmax, detach or saturated layers in it, or attack another way"
+        )
+    if broken.any():
+        said.append(
+            f"the model gives NaN or infinite gradients for {_share(broken)}, which count as zero: a search that finds nothing there says nothing "
+            "about the model; look for the root or the norm of zero, 0/0 or log 0 in it, add a small number there, or attack another way"
+        )
+    if said:
+        warnings.warn("; ".join(said), NoGradient, stacklevel=3)
+
+
+def _share(rows: Tensor) -> str:
+    return f"{int(rows.sum())} of {len(rows)} examples ({rows.float().mean().item():.0%})"

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from .borrowing import borrow, device_of
 from .checks import check_images, check_labels
 from .models import ARCHITECTURES
-from .objectives import CrossEntropy
+from .objectives import CrossEntropy, gradient_or_zero
 from .runtime import check_logits, in_batches, logits_of
-from .search import gradient_or_zero
 
 # %% ../nbs/confidence/29_quantization.ipynb #4ca5c30d
 def _check_bits(bits: int, name: str = "bits") -> None:

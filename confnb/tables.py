@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from .borrowing import borrow, device_of
 from .cache import not_remembered, remember
 from .checks import check_images, check_labels
+from .found import Found, score_points, with_wrong_confidence
 from .identity import Unidentified
 from .keys import fingerprint
 from .models import outputs, seeded
 from .objectives import WrongConfidence
 from .runtime import in_batches, keywords_of, part_of_whole, predict, progress
-from .search import Found, score_points, with_wrong_confidence
 from .sets import L2, Ball, Linf, take_rows
 
 # %% ../nbs/foundations/23_tables.ipynb #7cc3499e

@@ -42,9 +42,8 @@ from confnb.detectors import (
 from confnb.keys import fingerprint
 from confnb.models import features, logits_and_features, outputs, seeded
 from confnb.nearest import CarliniWagner, cw_l2
-from confnb.objectives import Margin, Nearest
+from confnb.objectives import Margin, Nearest, NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient
 from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold, predict_selectively, success_fail
 from confnb.sets import Linf
 from confnb.statistics import auc, bootstrap_frequencies, bootstrap_interval, weighted_auc, weighted_mean

@@ -33,8 +33,8 @@ from confnb.evaluation import checks, report_page, report_tables, reporting, spe
 from confnb.evaluation import command as command_module
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import build, outputs, save_weights
+from confnb.objectives import NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient
 from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate

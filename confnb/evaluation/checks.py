@@ -27,9 +27,8 @@ from .report_tables import TOGETHER, _attacked, _each, _percent, worst_case
 from .specs import Notes, ProjectOutside
 from ..images import stratified_order
 from ..maxconfidence import max_confidence
-from ..objectives import CrossEntropy
+from ..objectives import CrossEntropy, NoGradient, gradient_or_zero
 from ..runtime import in_batches, logits_of, predict, streams
-from ..search import NoGradient, gradient_or_zero
 from ..sets import BOX, L0, L2, Ball, Linf
 from ..statistics import binomial_interval
 

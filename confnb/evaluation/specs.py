@@ -30,12 +30,12 @@ from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, unif
 from ..basics import UsageError, near
 from ..borrowing import device_of
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
+from ..found import Found
 from ..images import Data, stratified_order
 from ..maxconfidence import max_confidence, score_inside
 from ..models import features, is_pickle, load_weights, outputs, seeded
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..runtime import keywords_of, predict
-from ..search import Found
 from ..sets import L0, L2, Ball, Linf
 from ..tables import Attack, Score, from_foolbox, from_torchattacks
 

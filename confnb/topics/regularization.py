@@ -22,11 +22,12 @@ from typing_extensions import Unpack
 
 from ..borrowing import device_of
 from ..checks import check_images, check_labels, check_whole
+from ..found import Found
 from ..images import Data
 from ..objectives import LogConfidence
 from ..quantization import quantize, quantize_weight
 from ..runtime import generator, predict, streams, uniform
-from ..search import Climb, Found, maximize
+from ..search import Climb, maximize
 from ..sets import BOX
 from ..statistics import binomial_interval
 from ..training import CrossEntropyLoss, Loss

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_images, check_labels, check_number, check_seed
+from ..found import Found, best_of_each, keep_better, score_points
 from ..maxconfidence import first_length, max_confidence
 from ..objectives import LogConfidence, LogOdds, Margin
 from ..rules import AdamRule
 from ..runtime import predict, streams
-from ..search import Found, as_ball, best_of_each, check_ball, keep_better, maximize, score_points
-from ..sets import Ball, Linf, take_rows
+from ..search import maximize
+from ..sets import Ball, Linf, as_ball, check_ball, take_rows
 
 # %% ../../nbs/topics/31_hcnn.ipynb #7fe2f115
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from common import batch_of, clock, recipes, report, timed
 
 from confnb.borrowing import device_of
 from confnb.data import load_data
+from confnb.found import wrong_classes
 from confnb.maxconfidence import max_confidence, most_confident, score_inside
 from confnb.models import seeded
 from confnb.runtime import chunks
-from confnb.search import wrong_classes
 from confnb.sets import Linf, take_rows
 from confnb.training import accuracy, load_or_train
 
