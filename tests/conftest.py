@@ -5,7 +5,8 @@ import torch
 from hypothesis import settings
 
 from confnb.data import load_data
-from confnb.training import Recipe, load_or_train
+from confnb.networks import load_or_train
+from confnb.training import Recipe
 
 # the same examples in every run, so that a failure belongs to the change under test; others: --hypothesis-profile=explore
 settings.register_profile("confnb", deadline=None, derandomize=True)

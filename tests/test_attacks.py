@@ -23,11 +23,12 @@ from confnb.attacks import (
     pgd,
     uniform_noise,
 )
+from confnb.found import active_fraction
 from confnb.models import seeded
 from confnb.nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
-from confnb.objectives import Margin
+from confnb.objectives import Margin, NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient, active_fraction, maximize
+from confnb.search import maximize
 from confnb.sets import L0, L2, Linf
 
 
@@ -727,7 +728,7 @@ def test_everything_may_have_been_made_in_inference_mode(attack):
     assert torch.equal(ATTACKS[attack](model, x, y).x, expected.x) and all(p.is_inference() and p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")
+@pytest.mark.filterwarnings("ignore::confnb.objectives.NoGradient")
 @pytest.mark.parametrize("name", IN_PLACE)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_model_that_changes_its_input_changes_no_point(attack, name):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from confnb import basics
+from confnb import basics, identity, keys
 from confnb import cache as c
 from confnb.models import seeded
 from confnb.runtime import generator
@@ -67,26 +67,26 @@ def test_fingerprints_differ_where_anything_differs():
     changed[4, 0, 5, 5] += 1e-6
     things = [1, 1.0, "1", True, None, [1], [[1]], [1, 1], {"a": 1}, {"b": 1}, Setting(), Setting(0.2), Other(), one, two, partial(one, 2), partial(one, 3),
               images(), images().double(), images().flatten(1), changed, images().numpy()[:4], tiny(0), tiny(1), nn.Sequential(tiny(0)), torch.float32]
-    prints = [c.fingerprint(t) for t in things]
+    prints = [keys.fingerprint(t) for t in things]
     assert len(set(prints)) == len(prints)
-    assert prints[-5] == c.fingerprint(changed[:4].numpy()) and c.fingerprint(tiny(1)) == c.fingerprint(tiny(1))
-    assert c.fingerprint("a", "b") != c.fingerprint("ab") != c.fingerprint("a|b")
+    assert prints[-5] == keys.fingerprint(changed[:4].numpy()) and keys.fingerprint(tiny(1)) == keys.fingerprint(tiny(1))
+    assert keys.fingerprint("a", "b") != keys.fingerprint("ab") != keys.fingerprint("a|b")
 
 
 def test_a_lambda_counts_by_what_it_does():
-    assert c.fingerprint(lambda x: x) == c.fingerprint(lambda x: x) != c.fingerprint(lambda x: -x)
+    assert keys.fingerprint(lambda x: x) == keys.fingerprint(lambda x: x) != keys.fingerprint(lambda x: -x)
 
 
 def test_what_has_no_identity_is_named_with_its_place(tmp_path):
-    with open(tmp_path / "log", "w") as log, pytest.raises(c.Unidentified, match=r"cannot take a fingerprint of 0\.file: a _io\.TextIOWrapper has no identity"):
-        c.fingerprint([partial(one, file=log)])
+    with open(tmp_path / "log", "w") as log, pytest.raises(identity.Unidentified, match=r"cannot take a fingerprint of 0\.file: a _io\.TextIOWrapper has no identity"):
+        keys.fingerprint([partial(one, file=log)])
 
 
 def test_a_deep_network_has_a_key():
     deep = nn.Sequential()
     for _ in range(300):
         deep = nn.Sequential(deep)
-    assert c.fingerprint(deep) != c.fingerprint(nn.Sequential(deep))
+    assert keys.fingerprint(deep) != keys.fingerprint(nn.Sequential(deep))
 
 
 def remember(value, fail=False):

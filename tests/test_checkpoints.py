@@ -15,9 +15,11 @@ from torch import nn
 from confnb import training
 from confnb.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from confnb.data import load_data
+from confnb.losses import Adversarial, CrossEntropyLoss
 from confnb.models import build
+from confnb.networks import load_or_train
 from confnb.sets import Linf
-from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit, load_or_train
+from confnb.training import Recipe, fit
 
 X, Y = torch.rand(50, 1, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3
 HELD = X[:20], Y[:20]
@@ -185,7 +187,8 @@ import os, signal, sys, time
 from pathlib import Path
 from confnb import checkpoints
 from confnb.data import load_data
-from confnb.training import Recipe, load_or_train
+from confnb.networks import load_or_train
+from confnb.training import Recipe
 real, left = checkpoints.Checkpoint.put_down, int(sys.argv[1])
 
 def put_down(self, *given):

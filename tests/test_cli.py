@@ -254,7 +254,7 @@ def test_ctrl_c_in_the_first_moments_is_a_sentence(home, early):
 
 NETS = """
 import torch
-from confnb.models import model_a
+from confnb.architectures import model_a
 
 def net(shape, classes):
     return model_a(shape, classes, 4)
@@ -372,7 +372,7 @@ def test_an_error_that_is_not_the_requests_keeps_its_traceback(nets, capsys, mon
 
 
 def test_what_confnb_says_on_purpose_is_told_from_a_slip():
-    from confnb.runtime import check_images
+    from confnb.checks import check_images
 
     def caught(work):
         try:

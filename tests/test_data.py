@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from confnb import data
-from confnb.data import as_images, load_data, split, stratified_order
+from confnb import images as images_module
+from confnb import pictures as pictures_module
+from confnb.data import load_data
+from confnb.images import as_images, split, stratified_order
 
-MEMORY = data._memory
+MEMORY = pictures_module._memory
 
 
 @pytest.fixture
@@ -212,11 +215,11 @@ def test_what_memory_cannot_hold_is_refused_before_anything_is_read(root, folder
     x, y = tagged(1000)
     np.savez_compressed(root / "bomb.npz", **content | {"x_train": np.zeros((1000, 40, 40), np.uint8), "y_train": y})
     assert (root / "bomb.npz").stat().st_size < 20_000
-    monkeypatch.setattr(data, "_memory", lambda: 1e6)
+    monkeypatch.setattr(pictures_module, "_memory", lambda: 1e6)
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)
     with pytest.raises(ValueError, match="bomb.npz takes 0.0 GB of memory as images, and there are 0.0; ask for fewer"):
         load_data("npz:bomb.npz")
-    monkeypatch.setattr(data, "_memory", lambda: 100)
+    monkeypatch.setattr(pictures_module, "_memory", lambda: 100)
     with pytest.raises(ValueError, match="a folder of 11 pictures takes"):
         load_data("folder:my_pictures")
     assert 2**28 < MEMORY()
@@ -389,7 +392,7 @@ def named(request, folder, monkeypatch):
 @pytest.mark.parametrize("parts", [["test"], ["val"], ["train"], ["val", "test"], ["test", "train"], ["train", "val", "test"], "val", ("test", "test"), {"test"}])
 def test_each_part_is_the_same_whatever_is_loaded_beside_it(named, parts):
     whole, some = load_data(named, train=5, test=3), load_data(named, train=5, test=3, parts=parts)
-    for part in data.PARTS:
+    for part in images_module.PARTS:
         for name in f"x_{part}", f"y_{part}":
             if part in parts:
                 assert torch.equal(getattr(whole, name), getattr(some, name))
@@ -402,8 +405,8 @@ def test_each_part_is_the_same_whatever_is_loaded_beside_it(named, parts):
 
 def test_what_is_not_wanted_is_not_read(root, folder, monkeypatch):
     read = []
-    pixels = data._pixels
-    monkeypatch.setattr(data, "_pixels", lambda file, mode=None: read.append(file) or pixels(file, mode))
+    pixels = pictures_module._pixels
+    monkeypatch.setattr(pictures_module, "_pixels", lambda file, mode=None: read.append(file) or pixels(file, mode))
     load_data("folder:my_pictures", test=4, parts=["test"])
     assert len(read) == 4 and {f.parts[-3] for f in read} == {"test"}
     imagenet(root)
@@ -563,7 +566,7 @@ def test_a_folder_that_cannot_be_written_gets_the_same_sentence(root, no_network
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not (data.data_root() / "MNIST").is_dir(), reason="MNIST is not under CONFNB_DATA")
+@pytest.mark.skipif(not (pictures_module.data_root() / "MNIST").is_dir(), reason="MNIST is not under CONFNB_DATA")
 def test_mnist_from_confnb_data():
     d = load_data("mnist", train=1000, test=500)
     assert d.title == "MNIST" and d.shape == (1, 28, 28) and d.classes == 10
@@ -587,8 +590,8 @@ def test_imagenet_is_read_as_single_crops(root, monkeypatch):
     from torchvision import transforms
 
     imagenet(root)
-    opened, real = [], data._picture
-    monkeypatch.setattr(data, "_picture", lambda file: opened.append(file) or real(file))
+    opened, real = [], pictures_module._picture
+    monkeypatch.setattr(pictures_module, "_picture", lambda file: opened.append(file) or real(file))
     d = load_data("imagenet", train=4, test=2)
     assert d.shape == (3, 224, 224) and d.classes == 2 and len(opened) == len(d.x_train) + len(d.x_val) + len(d.x_test) == 7  # no other file
     crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])

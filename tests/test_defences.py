@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from confnb import data as data_module
+from confnb import images as images_module
 from confnb.attacks import pgd
 from confnb.evaluation import reporting, specs
+from confnb.losses import Adversarial
 from confnb.maxconfidence import max_confidence
+from confnb.networks import load_or_train
 from confnb.runtime import generator, predict
 from confnb.sets import L2, Linf
-from confnb.training import Adversarial, Recipe, load_or_train
+from confnb.training import Recipe
 
 BALL, POINTS = Linf(0.15), 40
 
@@ -148,7 +150,7 @@ def reported(model, data, threat=BALL):
 @pytest.mark.parametrize("kind", DEFENCES, ids=lambda kind: kind.__name__)
 def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits):
     "Either the report's attacks break it as those that know it do, or a check fails"
-    defence, rows = kind(small_model), data_module.stratified_order(digits.y_test)[:POINTS].sort().values
+    defence, rows = kind(small_model), images_module.stratified_order(digits.y_test)[:POINTS].sort().values
     found, lines = reported(defence, digits)
     said = found.tables["attacks"].accuracy.iloc[-1]
     truth = by_hand(defence, digits.x_test[rows], digits.y_test[rows])

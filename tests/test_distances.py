@@ -14,9 +14,8 @@ from torch import nn
 from confnb.attacks import confident_linf, pgd
 from confnb.models import seeded
 from confnb.nearest import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, ddn, next_c
-from confnb.objectives import Margin, TargetMargin
+from confnb.objectives import Margin, NoGradient, TargetMargin
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient
 from confnb.sets import Linf
 
 

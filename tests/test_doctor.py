@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from confnb import data, runtime
+from confnb import borrowing, data, pictures
 from confnb.basics import version_of, versions
 from confnb.workshop import doctor as d
 
@@ -79,7 +79,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"name": "A GPU", "total_memory": 2**33, "major": 9, "minor": 0}))
     assert one(d.check_devices(), "cuda:0").says == "A GPU, 8 GiB, capability 9.0"
-    assert runtime.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and runtime.device_name(torch.device("meta")) == "meta"
+    assert borrowing.device_name(torch.device("cuda:0")) == "cuda:0 (A GPU)" and borrowing.device_name(torch.device("meta")) == "meta"
 
 
 def test_without_a_gpu(monkeypatch):
@@ -95,7 +95,7 @@ def test_data_sets(tmp_path, monkeypatch):
     np.savez(tmp_path / "own.npz", x=np.zeros(2))
     found = d.data_sets()
     assert {f.name for f in found if f.state == "ok"} == {"digits", "mnist", "npz:own.npz", "folder:pictures"}
-    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn", "imagenet"} and set(data.PLACES) == {*data.TORCHVISION, "imagenet"}
+    assert {f.name for f in found if f.state == "missing"} == {"fashion-mnist", "cifar10", "svhn", "imagenet"} and set(data.PLACES) == {*pictures.TORCHVISION, "imagenet"}
     assert "downloads it" in one(found, "svhn").advice and "not downloaded" in one(found, "imagenet").advice
     monkeypatch.delenv("CONFNB_DATA")
     assert "CONFNB_DATA is not set" in one(d.data_sets(), "mnist").says

@@ -16,10 +16,11 @@ from torch import nn
 from toys import images, linear
 
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
-from confnb.objectives import LogConfidence, LogOdds, Margin
+from confnb.found import Found
+from confnb.keys import fingerprint
+from confnb.objectives import LogConfidence, LogOdds, Margin, NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import Found, NoGradient, maximize
+from confnb.search import maximize
 from confnb.selective import ABSTAIN, reject, rejection_table
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate

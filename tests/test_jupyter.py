@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = uuid.uuid4().hex
-NOTEBOOKS = ["how-to/add_a_data_set.ipynb", "foundations/01_runtime.ipynb"]
+NOTEBOOKS = ["how-to/add_a_data_set.ipynb", "foundations/03_runtime.ipynb"]
 
 
 def free_port():

@@ -44,12 +44,14 @@ from torch import nn
 
 import confnb
 from confnb.attacks import fgsm, pgd
-from confnb.cache import fingerprint
-from confnb.data import Data
+from confnb.images import Data
+from confnb.keys import fingerprint
+from confnb.losses import CrossEntropyLoss
+from confnb.networks import load_or_train
 from confnb.runtime import generator
 from confnb.sets import Linf
 from confnb.tables import evaluate
-from confnb.training import CrossEntropyLoss, Recipe, load_or_train
+from confnb.training import Recipe
 
 HERE = Path(__file__).parent / "keys"
 

@@ -16,15 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import images, linear
 
 from confnb import maxconfidence
+from confnb.found import Found, with_wrong_confidence, wrong_classes
+from confnb.losses import label_smoothing_pairing
 from confnb.maxconfidence import bundle, every_class, max_confidence, score_inside
 from confnb.objectives import CrossEntropy, LogConfidence, WrongConfidence
 from confnb.runtime import generator, predict, streams
-from confnb.search import Found, maximize, with_wrong_confidence, wrong_classes
+from confnb.search import maximize
 from confnb.selective import choose_threshold, curve_at, plot_success_fail, robust_error, success_fail
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 from confnb.topics.maxconfidence import public_recipe
-from confnb.training import label_smoothing_pairing
 
 
 def network(classes=4, side=3, seed=0):

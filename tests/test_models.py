@@ -9,21 +9,23 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from confnb.models import (
-    ARCHITECTURES,
+from confnb.architectures import (
     Normalize,
     PerImageStandardize,
+    madry_mnist,
+    model_a,
+    preact_resnet,
+    wide_resnet,
+)
+from confnb.models import (
+    ARCHITECTURES,
     build,
     features,
     load_weights,
     logits_and_features,
-    madry_mnist,
-    model_a,
     outputs,
-    preact_resnet,
     save_weights,
     seeded,
-    wide_resnet,
 )
 from confnb.runtime import predict
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from confnb.attacks import pgd
+from confnb.losses import CrossEntropyLoss
 from confnb.models import build, load_weights, save_weights
+from confnb.networks import load_or_train
 from confnb.quantization import (
     QuantConv2d,
     QuantLinear,
@@ -25,7 +27,7 @@ from confnb.quantization import (
 )
 from confnb.runtime import generator, predict
 from confnb.sets import Linf
-from confnb.training import CrossEntropyLoss, Recipe, fit, load_or_train
+from confnb.training import Recipe, fit
 
 BITS = [*range(1, 9), 32]
 numbers = st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=12)
@@ -266,7 +268,7 @@ def test_a_quantised_network_trains(w, a, g):
 
 
 def test_trained_keeps_quantised_networks_apart(tmp_path, monkeypatch):
-    from confnb.data import split
+    from confnb.images import split
 
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
     x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 2

@@ -13,13 +13,14 @@ import torch
 from pandas.testing import assert_frame_equal
 from test_resume import WAIT, project, tables
 
+from confnb.adapters import from_foolbox, from_torchattacks
 from confnb.attacks import pgd, uniform_noise
 from confnb.basics import UsageError
 from confnb.maxconfidence import max_confidence
 from confnb.models import build
 from confnb.runtime import generator, streams, uniform
 from confnb.sets import Linf
-from confnb.tables import evaluate, from_foolbox, from_torchattacks
+from confnb.tables import evaluate
 from confnb.workshop import cluster as cluster_module
 from confnb.workshop import plans, runs, staleness
 from confnb.workshop.cluster import evaluate_sharded, local, on_ray, stopping

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from confnb.cache import fingerprint
+from confnb.architectures import preact_resnet
 from confnb.detector_attacks import (
     DensityGap,
     NearestUndetected,
@@ -39,11 +39,12 @@ from confnb.detectors import (
     non_me_score,
     within_class_distance,
 )
-from confnb.models import features, logits_and_features, outputs, preact_resnet, seeded
+from confnb.keys import fingerprint
+from confnb.losses import smooth_labels
+from confnb.models import features, logits_and_features, outputs, seeded
 from confnb.nearest import CarliniWagner, cw_l2
-from confnb.objectives import Margin, Nearest
+from confnb.objectives import Margin, Nearest, NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient
 from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold, predict_selectively, success_fail
 from confnb.sets import Linf
 from confnb.statistics import auc, bootstrap_frequencies, bootstrap_interval, weighted_auc, weighted_mean
@@ -56,7 +57,7 @@ from confnb.topics.rce_kdensity import (
     negate_logits,
     reverse_cross_entropy,
 )
-from confnb.training import Recipe, accuracy, fit, smooth_labels
+from confnb.training import Recipe, accuracy, fit
 
 images = partial(toys.images, side=4)
 cases = settings(deadline=None, max_examples=25, derandomize=True)

@@ -15,10 +15,10 @@ from toys import images
 
 from confnb.attacks import fgsm, offset_logits
 from confnb.calibration import calibration_error, reliability
-from confnb.data import split
-from confnb.diagnostics import zero_gradients
+from confnb.images import split
+from confnb.losses import Adversarial, CrossEntropyLoss
 from confnb.models import build
-from confnb.quantization import quantize_weight
+from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
 from confnb.sets import BOX, Linf
 from confnb.statistics import binomial_interval
@@ -47,7 +47,7 @@ from confnb.topics.regularization import (
     two_classes,
     unsupported,
 )
-from confnb.training import Adversarial, CrossEntropyLoss, Recipe, fit
+from confnb.training import Recipe, fit
 
 
 def small(side=8, classes=4, seed=0):

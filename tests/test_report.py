@@ -25,15 +25,16 @@ from typer.testing import CliRunner
 
 from confnb import basics, detectors
 from confnb import calibration as regularization
+from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
 from confnb.data import load_data
 from confnb.evaluation import checks, report_page, report_tables, reporting, specs
 from confnb.evaluation import command as command_module
 from confnb.maxconfidence import bundle, max_confidence
-from confnb.models import Normalize, build, outputs, save_weights
+from confnb.models import build, outputs, save_weights
+from confnb.objectives import NoGradient
 from confnb.runtime import generator, predict
-from confnb.search import NoGradient
 from confnb.selective import ABSTAIN, answer_or_abstain, choose_threshold
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
@@ -43,7 +44,7 @@ OWN = '''
 from pathlib import Path
 
 import torch
-from confnb.models import model_a
+from confnb.architectures import model_a
 from confnb.sets import Linf
 
 NOT_A_MODEL = 3
@@ -879,7 +880,7 @@ def test_the_path_is_as_it_was_after_a_look_up(home):
 
 def test_a_factory_may_import_what_lies_beside_it(home, digits):
     (home / "lazy_nets.py").write_text("def net(shape, classes):\n    import lazy_helper\n    return lazy_helper.make(shape, classes)\n")
-    (home / "lazy_helper.py").write_text("from confnb.models import model_a\ndef make(shape, classes):\n    return model_a(shape, classes, 4)\n")
+    (home / "lazy_helper.py").write_text("from confnb.architectures import model_a\ndef make(shape, classes):\n    return model_a(shape, classes, 4)\n")
     assert predict(specs.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
 
 

@@ -19,7 +19,7 @@ from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
 from confnb import basics
 from confnb.basics import PACKAGE
 from confnb.cache import cache_dir, remember
-from confnb.data import TORCHVISION
+from confnb.pictures import TORCHVISION
 from confnb.workshop import gallery, runner, runs, staleness, watching
 from confnb.workshop import plans as plans_module
 from confnb.workshop import sweeps as sweeps_module

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import IN_PLACE
 
+from confnb import borrowing, checks
 from confnb import runtime as r
 from confnb.models import seeded
 
@@ -48,18 +49,18 @@ BAD_IMAGES = {
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_bad_images_are_refused_in_words(name):
     x, error, says = BAD_IMAGES[name]
-    for use in r.check_images, partial(r.predict, tiny()):
+    for use in checks.check_images, partial(r.predict, tiny()):
         with pytest.raises(error, match=f"(?s){says}"):
             use(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_images_come_back_clipped_in_single_or_double(dtype):
-    x = r.check_images((images() * (1 + 5e-6)).to(dtype).requires_grad_())
+    x = checks.check_images((images() * (1 + 5e-6)).to(dtype).requires_grad_())
     assert x.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert 0 <= x.min() and x.max() <= 1 and not x.requires_grad
     with pytest.raises(ValueError, match="run from"):
-        r.check_images(torch.full((1, 1, 2, 2), 1.0001))
+        checks.check_images(torch.full((1, 1, 2, 2), 1.0001))
 
 
 BAD_LABELS = {
@@ -77,13 +78,13 @@ BAD_LABELS = {
 def test_bad_labels_are_refused_in_words(name):
     y, error, says = BAD_LABELS[name]
     with pytest.raises(error, match=f"(?s)targets.*{says}"):
-        r.check_labels(y, 3, 3, name="targets")
+        checks.check_labels(y, 3, 3, name="targets")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_labels_come_back_as_int64(dtype):
-    assert r.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).tolist() == [2, 0, 1]
-    assert r.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).dtype == torch.int64
+    assert checks.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).tolist() == [2, 0, 1]
+    assert checks.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).dtype == torch.int64
 
 
 class Answers(nn.Module):
@@ -218,7 +219,7 @@ def test_channels_lie_side_by_side_only_inside(broken):
     model, x = convolutions(), torch.rand(2, 3, 6, 6, generator=r.generator(0))
     model(x).sum().backward()
     before = [(id(p), p.data_ptr(), p.stride(), p.clone(), p.requires_grad, p.grad is None) for p in model.parameters()]
-    with pytest.raises(KeyError) if broken else nullcontext(), r.channels_last(model) as lent:
+    with pytest.raises(KeyError) if broken else nullcontext(), borrowing.channels_last(model) as lent:
         assert lent is model
         for p, (_, _, _, value, *_) in zip(model.parameters(), before, strict=True):
             assert torch.equal(p, value) and (p.ndim < 4 or p.is_contiguous(memory_format=torch.channels_last))
@@ -237,34 +238,34 @@ def test_the_fast_precision_is_what_the_processor_says(monkeypatch, bfloat16, ti
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
     cpu = torch.device("cpu")
-    assert r.fast_dtype(cpu) is r.resolve_autocast("auto", cpu) is fast
-    assert r.resolve_autocast(None, cpu) is None and r.resolve_autocast(torch.bfloat16, cpu) is r.resolve_autocast(torch.bfloat16, torch.device("meta")) is torch.bfloat16
-    assert r.fast_dtype(torch.device("mps")) is None
+    assert borrowing.fast_dtype(cpu) is borrowing.resolve_autocast("auto", cpu) is fast
+    assert borrowing.resolve_autocast(None, cpu) is None and borrowing.resolve_autocast(torch.bfloat16, cpu) is borrowing.resolve_autocast(torch.bfloat16, torch.device("meta")) is torch.bfloat16
+    assert borrowing.fast_dtype(torch.device("mps")) is None
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_the_fast_precision_is_what_the_card_says(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: there or including_emulation)
-    assert r.fast_dtype(torch.device("cuda")) is (torch.bfloat16 if there else None)
+    assert borrowing.fast_dtype(torch.device("cuda")) is (torch.bfloat16 if there else None)
 
 
 def test_a_processor_that_cannot_be_asked_is_not_fast(monkeypatch):
     for name in "_is_avx512_bf16_supported", "_is_amx_tile_supported":
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert r.fast_dtype(torch.device("cpu")) is None
+    assert borrowing.fast_dtype(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("word", ["fast", "bfloat16", ""])
 def test_a_precision_that_is_no_word_is_refused(word):
     with pytest.raises(ValueError, match=f"bfloat16, 'auto' or None, not '{word}'"):
-        r.resolve_autocast(word, torch.device("cpu"))
+        borrowing.resolve_autocast(word, torch.device("cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert r.pick_device() == torch.device("cpu")
+    assert borrowing.pick_device() == torch.device("cpu")
     with pytest.raises(ValueError, match="no CUDA device.*'cpu' or 'auto'"):
-        r.pick_device("cuda")
+        borrowing.pick_device("cuda")
 
 
 @given(seed=st.integers(-(2**70), 2**70), salt=st.lists(st.integers(0, 99), max_size=2))
@@ -326,7 +327,7 @@ def test_a_model_that_changes_its_input_gets_a_copy(name):
     x, model = images(), Changing(IN_PLACE[name])
     kept, z = x.clone(), images().requires_grad_()
     r.predict(model, x)
-    with r.borrow(model):
+    with borrowing.borrow(model):
         logits = r.logits_of(model, z)
         assert torch.equal(r.logits_of(model, x), logits) and (name == "zeroes" or torch.autograd.grad(logits.sum(), z)[0].any())
     assert torch.equal(x, kept) and torch.equal(z, kept)
@@ -461,7 +462,7 @@ class Counts(nn.Module):
 def test_buffers_come_back_as_they_were(broken):
     model = Counts()
     before = {name: (b, b.clone()) for name, b in model.named_buffers()}
-    with pytest.raises(KeyError) if broken else nullcontext(), r.borrow(model):
+    with pytest.raises(KeyError) if broken else nullcontext(), borrowing.borrow(model):
         for _ in range(3):
             model(images())
         assert model.place == 3 and model.other == 4 and model.data == 6
@@ -497,7 +498,7 @@ def states():
 @pytest.mark.parametrize("of", ["torch", "numpy", "python"])
 def test_the_global_generators_come_back_as_they_were_and_a_model_that_draws_is_named(of):
     before = states()
-    with pytest.warns(r.RandomAnswers, match="Draws draws random numbers.*put back") as seen:
+    with pytest.warns(borrowing.RandomAnswers, match="Draws draws random numbers.*put back") as seen:
         logits = r.predict(Draws(of), images(), batch_size=2)
     after = states()
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:] and len(seen) == 1 and seen[0].filename == __file__
@@ -514,7 +515,7 @@ def test_a_model_that_draws_nothing_is_not_named():
 
 def test_draws_go_on_while_a_model_is_borrowed():
     model = Draws("torch")
-    with pytest.warns(r.RandomAnswers) as seen, r.borrow(model):
+    with pytest.warns(borrowing.RandomAnswers) as seen, borrowing.borrow(model):
         first, second = (r.predict(model, images()) for _ in range(2))
     assert not torch.equal(first, second) and len(seen) == 1
 
@@ -523,7 +524,7 @@ def test_generators_are_left_alone_while_another_thread_borrows_a_model():
     inside, done = threading.Event(), threading.Event()
 
     def other():
-        with r.borrow(tiny()):
+        with borrowing.borrow(tiny()):
             inside.set()
             done.wait(10)
 
@@ -545,7 +546,7 @@ def test_what_a_model_answers_when_it_is_asked_again():
         drawn = r.answer_change(Draws("torch"), images(), batch_size=3)
     assert drawn.shape == (5,) and not r.answer_change(tiny(), images()).any()
     noisy = Answers(lambda x: tiny()(x) + torch.randn(len(x), 3))
-    with pytest.warns(r.RandomAnswers):
+    with pytest.warns(borrowing.RandomAnswers):
         assert (r.answer_change(noisy, images()) > 1e-3).all()
     relative = Answers(lambda x: tiny()(x) - tiny()(x).mean(0))
     assert (r.answer_change(relative, images()) > 1e-4).any()  # what it says of an image hangs on the others in the batch
@@ -566,7 +567,7 @@ def test_a_model_made_in_inference_mode_works_and_comes_back(make):
         model = of_inference(make)
     before = [(id(t), t.is_inference(), t.requires_grad, t.clone()) for t in (*model.parameters(), *model.buffers())]
     assert before[0][1] and model.training
-    with r.borrow(model):
+    with borrowing.borrow(model):
         z = images().requires_grad_()
         (gradient,) = torch.autograd.grad(r.logits_of(model, z).sum(), z)
         assert gradient.abs().sum() > 0
@@ -633,37 +634,37 @@ def test_strange_images_are_refused_in_words(name):
 
 def test_labels_on_meta_are_refused():
     with pytest.raises(ValueError, match="labels.*meta device"):
-        r.check_labels(torch.zeros(3, dtype=torch.int64, device="meta"), 3, 3)
+        checks.check_labels(torch.zeros(3, dtype=torch.int64, device="meta"), 3, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.int8])
 def test_labels_of_every_integer_dtype_are_taken(dtype):
-    assert r.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).tolist() == [2, 0, 1]
+    assert checks.check_labels(torch.tensor([2, 0, 1]).to(dtype), 3, 3).tolist() == [2, 0, 1]
     with pytest.raises(ValueError, match="0..2"):
-        r.check_labels(torch.tensor([2, 0, 3]).to(dtype), 3, 3)
+        checks.check_labels(torch.tensor([2, 0, 3]).to(dtype), 3, 3)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
 def test_whole_numbers_of_every_kind_are_taken(value):
-    assert r.check_count(value, "steps") == 3 and type(r.check_count(value, "steps")) is int
+    assert checks.check_count(value, "steps") == 3 and type(checks.check_count(value, "steps")) is int
 
 
 @pytest.mark.parametrize("value, error", [(1.5, TypeError), (2.0, TypeError), ("8", TypeError), (None, TypeError), (True, TypeError), (np.float32(3), TypeError),
                                           (torch.tensor(3.0), TypeError), (torch.ones(3).long(), TypeError), ([3], TypeError), (0, ValueError), (-1, ValueError)])
 def test_what_counts_nothing_is_refused_in_words(value, error):
     with pytest.raises(error, match="steps must be (a whole number|at least 1), not"):
-        r.check_count(value, "steps")
+        checks.check_count(value, "steps")
 
 
 @pytest.mark.parametrize("value", [0.5, 1, np.float32(0.5), torch.tensor(0.5), Fraction(1, 2), math.inf])
 def test_numbers_of_every_kind_are_taken(value):
-    assert r.check_number(value, "kappa") == float(value)
+    assert checks.check_number(value, "kappa") == float(value)
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, 1j, [0.5], np.ones(2), torch.ones(2), torch.tensor(1j)])
 def test_what_is_no_number_is_refused_in_words(value):
     with pytest.raises(TypeError, match="kappa must be a number, not"):
-        r.check_number(value, "kappa")
+        checks.check_number(value, "kappa")
 
 
 @pytest.mark.parametrize("size", [1.5, "8", None, 0, -1, True])
@@ -675,7 +676,7 @@ def test_a_batch_size_that_cannot_be_is_refused_in_words(size):
 
 @pytest.mark.parametrize("seed", [np.int64(7), np.int32(7), np.uint64(7), torch.tensor(7), 7 + 2**64, 7 - 2**64])
 def test_seeds_are_whole_numbers_modulo_2_to_the_64(seed):
-    assert r.check_seed(seed) == 7 and torch.equal(r.streams(seed, 5), r.streams(7, 5))
+    assert checks.check_seed(seed) == 7 and torch.equal(r.streams(seed, 5), r.streams(7, 5))
     assert torch.equal(torch.rand(3, generator=r.generator(seed)), torch.rand(3, generator=r.generator(7)))
 
 

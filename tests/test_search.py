@@ -18,23 +18,31 @@ from torch import nn
 from toys import IN_PLACE, Edges, backwards
 
 from confnb.attacks import negative, pgd, uniform_noise
-from confnb.maxconfidence import max_confidence
-from confnb.models import outputs, seeded
-from confnb.objectives import CrossEntropy, LogConfidence, Margin, Nearest, TargetMargin, WrongConfidence
-from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule, step_lengths
-from confnb.runtime import fast_dtype, generator, predict, streams
-from confnb.search import (
+from confnb.borrowing import fast_dtype
+from confnb.found import (
     Found,
-    NoGradient,
     active_fraction,
     best_of_each,
     concat,
     distortion,
     keep_better,
-    maximize,
     with_wrong_confidence,
     wrong_classes,
 )
+from confnb.maxconfidence import max_confidence
+from confnb.models import outputs, seeded
+from confnb.objectives import (
+    CrossEntropy,
+    LogConfidence,
+    Margin,
+    Nearest,
+    NoGradient,
+    TargetMargin,
+    WrongConfidence,
+)
+from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule, step_lengths
+from confnb.runtime import generator, predict, streams
+from confnb.search import maximize
 from confnb.sets import BOX, L0, L2, Linf, take_rows
 
 
@@ -1148,7 +1156,7 @@ def test_a_gradient_that_is_zero_here_and_broken_there_is_said_in_one_warning():
 
 # What a model does to what it is given
 
-@pytest.mark.filterwarnings("ignore::confnb.search.NoGradient")
+@pytest.mark.filterwarnings("ignore::confnb.objectives.NoGradient")
 @pytest.mark.parametrize("steps", [0, 3])
 @pytest.mark.parametrize("rule, kind", PAIRS)
 @pytest.mark.parametrize("name", IN_PLACE)

@@ -17,15 +17,17 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from confnb import tables as records
+from confnb.adapters import Adapted, from_foolbox, from_torchattacks
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
+from confnb.found import Found
+from confnb.keys import fingerprint
 from confnb.maxconfidence import bundle, max_confidence
 from confnb.models import features
 from confnb.runtime import generator, predict
-from confnb.search import Found, maximize
+from confnb.search import maximize
 from confnb.sets import L2, Linf
 from confnb.statistics import auc, binomial_interval
-from confnb.tables import Adapted, evaluate, from_foolbox, from_torchattacks
+from confnb.tables import evaluate
 
 COLUMNS = ["index", "attack", "label", "prediction", "confidence", "wrong_confidence", "l2", "linf", "passes"]
 LOG = logging.getLogger("calls of attacks")  # of the attacks below, for counting; a list that they read would be part of their key

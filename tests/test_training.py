@@ -10,24 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from confnb import training
-from confnb.data import split
+from confnb import losses, training
+from confnb.images import split
+from confnb.losses import (
+    Adversarial,
+    CrossEntropyLoss,
+    SmoothingPairing,
+    label_smoothing_pairing,
+    smooth_labels,
+)
 from confnb.models import build
+from confnb.networks import load_or_train
 from confnb.runtime import generator, predict
 from confnb.search import maximize as real_maximize
 from confnb.sets import L2, Linf
-from confnb.training import (
-    Adversarial,
-    CrossEntropyLoss,
-    Recipe,
-    SmoothingPairing,
-    accuracy,
-    crop_and_flip,
-    fit,
-    label_smoothing_pairing,
-    load_or_train,
-    smooth_labels,
-)
+from confnb.training import Recipe, accuracy, crop_and_flip, fit
 
 
 def toy(n=90, seed=0, side=8):
@@ -135,7 +132,7 @@ def test_the_ball_grows_along_the_ramp(progress, share):
 @pytest.mark.parametrize("step_size, expected", [(.1, .025), (None, None)])
 def test_the_step_grows_with_the_ball(monkeypatch, step_size, expected):
     calls = []
-    monkeypatch.setattr(training, "maximize", lambda *a, **k: calls.append(a) or real_maximize(*a, **k))
+    monkeypatch.setattr(losses, "maximize", lambda *a, **k: calls.append(a) or real_maximize(*a, **k))
     Adversarial(Linf(.2), steps=4, step_size=step_size, ramp=.4)(Spy(), *toy(6), generator(0), .1)
     assert calls[0][3].eps == pytest.approx(.05) and calls[0][5] == (expected and pytest.approx(expected))
 
@@ -314,7 +311,7 @@ def test_a_cached_model_is_the_freshly_trained_one(cache, data, monkeypatch):
     again = train(data, loss=SmoothingPairing())
     assert same(fresh, again) and same(fresh, by_hand) and not again.training and not fresh.training
     assert all(p.requires_grad for p in again.parameters()) and torch.equal(torch.get_rng_state(), state)
-    assert sorted(f.suffix for f in (cache / "model").iterdir()) == [".safetensors", ".sha256"]
+    assert sorted(f.suffix for f in (cache / "model").iterdir()) == [".safetensors", ".sha256", ".yaml"]
 
 
 @pytest.mark.parametrize("change", [

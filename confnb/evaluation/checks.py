@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..basics import with_defaults
-from ..data import stratified_order
+from ..borrowing import borrow, device_of
+from ..checks import check_images
 from .report_tables import TOGETHER, _attacked, _each, _percent, worst_case
 from .specs import Notes, ProjectOutside
+from ..images import stratified_order
 from ..maxconfidence import max_confidence
-from ..objectives import CrossEntropy
-from ..runtime import borrow, check_images, device_of, in_batches, logits_of, predict, streams
-from ..search import NoGradient, gradient_or_zero
+from ..objectives import CrossEntropy, NoGradient, gradient_or_zero
+from ..runtime import in_batches, logits_of, predict, streams
 from ..sets import BOX, L0, L2, Ball, Linf
 from ..statistics import binomial_interval
 

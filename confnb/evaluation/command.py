@@ -18,10 +18,10 @@ import typer
 import yaml
 
 from ..basics import UsageError
+from ..borrowing import pick_device
 from .report_page import _free
 from .reporting import _check_numbers, _deliberate, _loaded, report
 from .specs import USUAL, attack_from, model_from, threat_from
-from ..runtime import pick_device
 
 # %% ../../nbs/evaluation/56_command.ipynb #27c49c67
 def _numbers(text: str | None, name: str) -> list[float] | None:

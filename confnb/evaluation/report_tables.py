@@ -16,9 +16,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from ..cache import fingerprint, remember
+from ..cache import remember
 from .specs import _RUNS, Notes, ProjectOutside
-from ..selective import robust_error, choose_threshold
+from ..keys import fingerprint
+from ..selective import choose_threshold, robust_error
 from ..statistics import auc, binomial_interval
 from ..tables import Score, evaluate
 

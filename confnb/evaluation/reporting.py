@@ -21,9 +21,10 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..basics import PACKAGE, UsageError, versions, with_defaults
+from ..borrowing import device_name, device_of
 from ..calibration import calibration_error, reliability
-from ..data import Data, load_data, stratified_order
-from .checks import CERTAIN, ELSEWHERE, _some, run_checks, radius_table
+from ..data import load_data
+from .checks import CERTAIN, ELSEWHERE, _some, radius_table, run_checks
 from .report_figures import samples
 from .report_page import Report, _alone, _free, write
 from confnb.evaluation.report_tables import (
@@ -49,8 +50,8 @@ from confnb.evaluation.specs import (
     detector_from,
     threat_from,
 )
-from ..runtime import device_name, device_of
-from ..selective import rejection_table, success_fail, choose_threshold
+from ..images import Data, stratified_order
+from ..selective import choose_threshold, rejection_table, success_fail
 from ..sets import Ball
 from ..tables import Attack, Score, evaluate
 

@@ -25,17 +25,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..adapters import from_foolbox, from_torchattacks
+from ..architectures import Normalize
 from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, uniform_noise
 from ..basics import UsageError, near
-from ..data import Data, stratified_order
+from ..borrowing import device_of
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
-from ..maxconfidence import score_inside, max_confidence
-from ..models import Normalize, features, is_pickle, load_weights, outputs, seeded
+from ..found import Found
+from ..images import Data, stratified_order
+from ..maxconfidence import max_confidence, score_inside
+from ..models import features, is_pickle, load_weights, outputs, seeded
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
-from ..runtime import device_of, keywords_of, predict
-from ..search import Found
+from ..runtime import keywords_of, predict
 from ..sets import L0, L2, Ball, Linf
-from ..tables import Attack, Score, from_foolbox, from_torchattacks
+from ..tables import Attack, Score
 
 # %% ../../nbs/evaluation/50_specs.ipynb #3f743fdf
 def _near(name: str, names: Sequence[str]) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..attacks import uniform_noise
+from ..checks import check_images
+from ..found import Found
 from ..maxconfidence import bundle, max_confidence
-from ..runtime import check_images
-from ..search import Found, as_ball
-from ..sets import Ball
+from ..sets import Ball, as_ball
 
 # %% ../../nbs/topics/32_maxconfidence.ipynb #973ac914
 def public_recipe(

@@ -26,7 +26,7 @@ def label_family(
     """Return label distributions between one-hot (lam = 0) and reverse labels (infinity), (N, K).
 
     1 / (lam + 1) on the class of `y`, lam / ((K - 1)(lam + 1)) on each other class. It is
-    `confnb.training.smooth_labels` with delta = lam / (lam + 1).
+    `confnb.losses.smooth_labels` with delta = lam / (lam + 1).
 
     Raises ValueError: `lam` is negative or NaN, or fewer than 2 classes.
 

@@ -20,23 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..data import Data
+from ..borrowing import device_of
+from ..checks import check_images, check_labels, check_whole
+from ..found import Found
+from ..images import Data
+from ..losses import CrossEntropyLoss, Loss
 from ..objectives import LogConfidence
 from ..quantization import quantize, quantize_weight
-from confnb.runtime import (
-    check_images,
-    check_labels,
-    check_whole,
-    device_of,
-    generator,
-    predict,
-    streams,
-    uniform,
-)
-from ..search import Climb, Found, maximize
+from ..runtime import generator, predict, streams, uniform
+from ..search import Climb, maximize
 from ..sets import BOX
 from ..statistics import binomial_interval
-from ..training import CrossEntropyLoss, Loss
 
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #8a038695
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:

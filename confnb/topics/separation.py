@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..attacks import confident_linf
+from ..checks import check_images, check_labels, check_whole
+from ..found import Found, keep_better
 from ..maxconfidence import max_confidence, score_inside
 from ..objectives import WrongOdds
-from ..runtime import check_images, check_labels, check_whole, streams
-from ..search import Climb, Found, as_ball, keep_better
-from ..sets import Ball, Linf, take_rows
+from ..runtime import streams
+from ..search import Climb
+from ..sets import Ball, Linf, as_ball, take_rows
 from ..statistics import binomial_interval, chebyshev
 
 # %% ../../nbs/topics/30_separation.ipynb #a69d3a4b

@@ -21,12 +21,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_images, check_labels, check_number, check_seed
+from ..found import Found, best_of_each, keep_better, score_points
 from ..maxconfidence import first_length, max_confidence
 from ..objectives import LogConfidence, LogOdds, Margin
 from ..rules import AdamRule
-from ..runtime import check_images, check_labels, check_number, check_seed, predict, streams
-from ..search import Found, as_ball, check_ball, best_of_each, maximize, keep_better, score_points
-from ..sets import Ball, Linf, take_rows
+from ..runtime import predict, streams
+from ..search import maximize
+from ..sets import Ball, Linf, as_ball, check_ball, take_rows
 
 # %% ../../nbs/topics/31_hcnn.ipynb #7fe2f115
 @dataclass(frozen=True)

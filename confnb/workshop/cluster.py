@@ -24,10 +24,12 @@ import pandas as pd
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ..adapters import draws_for_all, of_rows
 from ..basics import PACKAGE, UsageError, need
-from ..cache import _SITES
-from ..runtime import check_images, check_labels, chunks, part_of_whole
-from ..tables import Attack, Score, draws_for_all, evaluate, of_rows
+from ..checks import check_images, check_labels
+from ..identity import _SITES
+from ..runtime import chunks, part_of_whole
+from ..tables import Attack, Score, evaluate
 
 # %% ../../nbs/workshop/63_cluster.ipynb #594d896c
 Submit = Callable[..., Future]

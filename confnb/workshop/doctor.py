@@ -26,11 +26,13 @@ from packaging.requirements import Requirement
 from .. import __version__
 from ..attacks import pgd
 from ..basics import version_of
+from ..borrowing import fast_dtype
 from ..cache import cache_dir
-from ..data import PLACES, TORCHVISION, data_root, load_data
+from ..data import PLACES, load_data
 from ..maxconfidence import max_confidence
 from ..models import build
-from ..runtime import fast_dtype, predict
+from ..pictures import TORCHVISION, data_root
+from ..runtime import predict
 from ..sets import Linf
 from ..statistics import binomial_interval
 from ..tables import evaluate

@@ -356,7 +356,8 @@ def plan(
 # %% ../../nbs/workshop/62_plans.ipynb #3009abd0
 def _check_data(parameters: dict[str, dict[str, Any]]) -> None:
     """Refuse an unknown data set before hours have passed."""
-    from confnb.data import PLACES, data_root
+    from confnb.data import PLACES
+    from confnb.pictures import data_root
 
     for topic, values in parameters.items():
         for name, value in values.items():
@@ -422,7 +423,7 @@ def _device(name: Any) -> Any:
     """Choose the device of that name, if this machine has it, without using a GPU to find out."""
     import torch
 
-    from confnb.runtime import pick_device
+    from confnb.borrowing import pick_device
 
     try:
         device = pick_device(name)

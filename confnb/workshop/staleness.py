@@ -50,7 +50,7 @@ def _python(code: str) -> str:
 @lru_cache(512)
 def _syntax(code: str) -> str:
     """Reduce code to what counts, its syntax; code that is no Python stays as it is."""
-    from confnb.cache import syntax_of
+    from confnb.keys import syntax_of
 
     if code.lstrip().startswith("%%"):
         return code
@@ -130,7 +130,8 @@ def _data(plan: Plan, topic: Topic, seen: dict[Path, Any] | None = None) -> dict
 
     What is in `seen` already is not looked at again.
     """
-    from confnb.data import PLACES, data_root
+    from confnb.data import PLACES
+    from confnb.pictures import data_root
 
     seen, found = {} if seen is None else seen, {}
     for name in {v for v in plan.parameters[topic.name].values() if isinstance(v, str)}:

@@ -17,10 +17,11 @@ import torch
 from common import batch_of, recipes, report, timed
 
 from confnb.attacks import least_likely
+from confnb.borrowing import device_of
 from confnb.data import load_data
 from confnb.nearest import cw_l2, cw_l2_fast, jsma
-from confnb.runtime import device_of, predict
-from confnb.training import load_or_train
+from confnb.networks import load_or_train
+from confnb.runtime import predict
 
 try:
     from art.attacks.evasion import SaliencyMapMethod

@@ -21,13 +21,15 @@ import torch
 import torchattacks
 from common import batch_of, clock, recipes, report, timed
 
+from confnb.borrowing import device_of
 from confnb.data import load_data
+from confnb.found import wrong_classes
 from confnb.maxconfidence import max_confidence, most_confident, score_inside
 from confnb.models import seeded
-from confnb.runtime import chunks, device_of
-from confnb.search import wrong_classes
+from confnb.networks import load_or_train
+from confnb.runtime import chunks
 from confnb.sets import Linf, take_rows
-from confnb.training import accuracy, load_or_train
+from confnb.training import accuracy
 
 SHORT, THRESHOLDS = 0.01, (0.5, 0.7, 0.9)
 

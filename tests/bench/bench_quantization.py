@@ -13,10 +13,10 @@ import torch
 from common import clock, report, take_turns, timed
 
 from confnb.attacks import offset_logits
+from confnb.borrowing import pick_device
 from confnb.data import load_data
 from confnb.models import build
 from confnb.quantization import quantize
-from confnb.runtime import pick_device
 
 SETTINGS = [(32, 32, 32), (3, 3, 32), (3, 3, 6), (1, 2, 6), (1, 1, 32)]
 

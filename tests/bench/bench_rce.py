@@ -14,13 +14,16 @@ import torch
 from common import batch_of, clock, report, timed
 
 from confnb import search as attacks
+from confnb.borrowing import device_of
 from confnb.data import load_data
 from confnb.detector_attacks import cw_white_box, typical_density
 from confnb.detectors import KDensity
+from confnb.losses import CrossEntropyLoss
 from confnb.models import features
-from confnb.runtime import device_of, generator, predict
+from confnb.networks import load_or_train
+from confnb.runtime import generator, predict
 from confnb.topics.rce_kdensity import ReverseCrossEntropy, ReverseLogits
-from confnb.training import CrossEntropyLoss, Recipe, accuracy, load_or_train
+from confnb.training import Recipe, accuracy
 
 PLANS = {"mnist": (Recipe(batch_size=64, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=1700), [16, 16, 32, 64]),
          "digits": (Recipe(batch_size=32, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=300), [8, 8, 16, 32])}

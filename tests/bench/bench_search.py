@@ -13,10 +13,10 @@ import sys
 import torch
 from common import batch_of, clock, report, take_turns
 
+from confnb.borrowing import pick_device
 from confnb.data import load_data
 from confnb.models import build
 from confnb.objectives import CrossEntropy
-from confnb.runtime import pick_device
 from confnb.search import maximize
 from confnb.sets import Linf
 

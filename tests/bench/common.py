@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from confnb.runtime import fast_dtype
+from confnb.borrowing import fast_dtype
+from confnb.losses import Adversarial, CrossEntropyLoss, SmoothingPairing
 from confnb.sets import Linf
-from confnb.training import Adversarial, CrossEntropyLoss, Recipe, SmoothingPairing
+from confnb.training import Recipe
 
 RUNS = Path(__file__).resolve().parents[2] / "runs" / "bench"
 clock = statistics.median

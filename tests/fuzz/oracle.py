@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 import confnb
-from confnb.search import Found
+from confnb.found import Found
 from confnb.sets import L0, L2, Linf
 
 from .functions import FUNCTIONS, Function, set_of

@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from confnb.architectures import Normalize
 from confnb.attacks import pgd
-from confnb.models import Normalize, seeded
+from confnb.models import seeded
 from confnb.quantization import QuantLinear
 from confnb.sets import L2, Linf
 from confnb.topics.shells import Shell, mcn

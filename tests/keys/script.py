@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from confnb.attacks import pgd
-from confnb.cache import fingerprint
-from confnb.data import Data
+from confnb.images import Data
+from confnb.keys import fingerprint
+from confnb.losses import SmoothingPairing
+from confnb.networks import load_or_train
 from confnb.sets import Linf
 from confnb.tables import evaluate
-from confnb.training import Recipe, SmoothingPairing, load_or_train
+from confnb.training import Recipe
 
 GAIN = 2.25
 
