@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from .borrowing import borrow, device_of
 from .checks import check_images, check_labels
-from .found import Found, score_points, with_wrong_confidence
+from .found import Attack, Found, score_points, with_wrong_confidence
 from .keys import fingerprint
 from .models import seeded
 from .objectives import WrongConfidence
 from .runtime import in_batches, keywords_of
 from .sets import L2, Ball, Linf, take_rows
-from .tables import Attack
 
 # %% ../nbs/foundations/22_adapters.ipynb #1d4c3083
 @dataclass(frozen=True)

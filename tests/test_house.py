@@ -17,7 +17,7 @@ import yaml
 from confnb.models import build
 from confnb.runtime import predict
 from confnb.workshop import docs_build, in_step
-from confnb.workshop.plans import parameters_of
+from confnb.workshop.parameters import parameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = list(docs_build.modules(ROOT))  # in the order of the notebooks: an import only points up this list
