@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['binomial_interval', 'chebyshev', 'score_array', 'auc', 'bootstrap_frequencies', 'weighted_auc', 'weighted_mean',
-           'bootstrap_interval']
+           'bootstrap_interval', 'reliability', 'calibration_error']
 
 # %% ../nbs/foundations/21_statistics.ipynb #14a6cb5d
 import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -172,3 +173,67 @@ def bootstrap_interval(
         else (np.nan, np.nan)
     )
     return float(low), float(high)
+
+# %% ../nbs/foundations/21_statistics.ipynb #deea3668
+def reliability(
+    confidence: Any,  # the highest probability of each example (N,), in [0, 1]: a tensor, array, column, list
+    right: Any,  # whether each was answered right (N,), True or False (or 1 or 0)
+    bins: int = 15,  # how many of equal width
+    level: float = 0.95,  # of the exact interval around the accuracy
+) -> pd.DataFrame:  # `low high count confidence accuracy accuracy_low accuracy_high`, a row for each bin
+    """Sort answers into bins of confidence, and compare confidence and accuracy in each.
+
+    `low` is left out of a bin and `high` belongs to it; a confidence of 0 lies in the first. An empty bin has no row.
+
+    Raises ValueError: no examples, different lengths, confidences outside [0, 1] or NaN, answers that are
+      neither right nor wrong, or no bins.
+
+    Source: Guo et al. (2017), section 2.
+    """
+    p, ok = _column(confidence), _column(right)
+    _check_answers(p, ok, bins)
+    at = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for b in np.unique(at):
+        mine = at == b
+        k, n = int(ok[mine].astype(bool).sum()), int(mine.sum())
+        low, high = binomial_interval(k, n, level)
+        edges = {"low": b / bins, "high": (b + 1) / bins, "count": n}
+        found = {"confidence": p[mine].mean(), "accuracy": k / n}
+        rows.append({**edges, **found, "accuracy_low": low, "accuracy_high": high})
+    return pd.DataFrame(rows)
+
+# %% ../nbs/foundations/21_statistics.ipynb #50164f00
+def _column(values: Any) -> np.ndarray:
+    "Numbers of any kind as an array of float64"
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
+
+
+def _check_answers(p: np.ndarray, ok: np.ndarray, bins: int) -> None:
+    if p.shape != ok.shape or p.ndim != 1 or not len(p) or not (p.min() >= 0 and p.max() <= 1 + 1e-6):
+        raise ValueError(
+            f"reliability needs one confidence in [0, 1] for each answer, not shapes {p.shape} and {ok.shape}"
+        )
+    if not np.isin(ok, (0, 1)).all():
+        raise ValueError(
+            "reliability needs to know whether each answer was right: True or False, not labels or probabilities"
+        )
+    if not (isinstance(bins, (int, np.integer)) and bins >= 1):
+        raise ValueError(f"reliability needs a whole number of bins, at least 1, not {bins!r}")
+
+# %% ../nbs/foundations/21_statistics.ipynb #983a6395
+def calibration_error(
+    confidence: Any,  # the highest probability of each example (N,), in [0, 1]
+    right: Any,  # whether each was answered right (N,)
+    bins: int = 15,  # how many of equal width
+) -> float:  # in [0, 1]
+    """Compute the expected calibration error: the mean distance of accuracy and confidence over bins.
+
+    Each bin counts by its size.
+
+    Raises ValueError: as in `reliability`.
+
+    Source: Guo et al. (2017), equation 3.
+    """
+    table = reliability(confidence, right, bins)
+    return float(((table.accuracy - table.confidence).abs() * table["count"]).sum() / table["count"].sum())

@@ -18,6 +18,17 @@ from toys import images, linear
 from confnb.attacks import pgd
 from confnb.found import Found
 from confnb.keys import fingerprint
+from confnb.neighbours import (
+    HighlyConfident,
+    NegativeEntropy,
+    best_label,
+    each_label,
+    hcnn,
+    image_distance,
+    least_entropy,
+    mcn,
+    ncn,
+)
 from confnb.objectives import LogConfidence, LogOdds, Margin, NoGradient
 from confnb.runtime import generator, predict
 from confnb.search import maximize
@@ -27,22 +38,13 @@ from confnb.tables import evaluate
 from confnb.topics.shells import (
     EOT,
     DanskinShell,
-    HighlyConfident,
-    NegativeEntropy,
     NoGuarantee,
     Radii,
     Shell,
     StraightThrough,
     Unrolled,
     WithGradientOf,
-    best_label,
     check_shell_guarantee,
-    each_label,
-    hcnn,
-    image_distance,
-    least_entropy,
-    mcn,
-    ncn,
     overshoot_start,
     places,
     shell_start,

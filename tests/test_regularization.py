@@ -14,13 +14,12 @@ from torch import nn
 from toys import images
 
 from confnb.attacks import fgsm, offset_logits
-from confnb.calibration import calibration_error, reliability
 from confnb.images import split
 from confnb.models import build
 from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
 from confnb.sets import BOX, Linf
-from confnb.statistics import binomial_interval
+from confnb.statistics import binomial_interval, calibration_error, reliability
 from confnb.topics.regularization import (
     EXTENT,
     LogisticRegression,

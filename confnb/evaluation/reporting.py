@@ -21,7 +21,6 @@ from typing_extensions import Unpack
 
 from ..basics import UsageError, versions, with_defaults
 from ..borrowing import device_name, device_of
-from ..calibration import calibration_error, reliability
 from .checks import CERTAIN, ELSEWHERE, _some, radius_table, run_checks
 from .loading import check_model, threat_from
 from .report_figures import samples
@@ -48,6 +47,7 @@ from ..found import Attack
 from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
 from ..sets import Ball
+from ..statistics import calibration_error, reliability
 from ..tables import Score, evaluate
 
 # %% ../../nbs/evaluation/56_reporting.ipynb #48787a9c
