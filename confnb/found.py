@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attack', 'Found', 'active_fraction', 'distortion', 'concat', 'keep_better', 'best_of_each', 'with_wrong_confidence',
-           'score_points', 'wrong_classes']
+           'score_points', 'wrong_classes', 'score_inside', 'bundle']
 
 # %% ../nbs/foundations/15_found.ipynb #4638bcfc
 import math
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_images
+from .checks import check_images, check_labels
 from .objectives import Objective, WrongConfidence
 from .runtime import predict
-from .sets import _norms
+from .sets import Ball, _norms, as_ball
 
 # %% ../nbs/foundations/15_found.ipynb #4860133f
 @dataclass(frozen=True)
@@ -144,3 +144,58 @@ def wrong_classes(
 
 # %% ../nbs/foundations/15_found.ipynb #f7f5392c
 Attack = Callable[[nn.Module, Tensor, Tensor], Found | Tensor]
+
+# %% ../nbs/foundations/15_found.ipynb #213a57be
+def score_inside(
+    model: nn.Module,  # maps images to logits
+    x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
+    y: Tensor,  # right labels (N,)
+    ball: Ball | float,  # the set to stay in; a number is an L-inf radius
+    points: Found | Tensor,  # somebody's points (N, C, H, W), or a `Found`
+    batch_size: int = 256,  # how many images are scored at once
+) -> Found:
+    """Score given points; those outside `ball` are replaced by the clean image.
+
+    This is the rule for ineligible points: what lies outside S(x), or is NaN, is never chosen; x always lies in S(x).
+    It also turns the points of another library's attack into something that can be bundled.
+
+    Raises TypeError, ValueError: bad images, labels or eps, or points that are none or have another shape
+      than the images.
+    """
+    x, ball = check_images(x), as_ball(ball, len(x))
+    y = check_labels(y, len(x))
+    if not isinstance(points, (Found, Tensor)):
+        raise TypeError(f"points must be a tensor of images or a Found, not {type(points).__name__}")
+    z = (points.x if isinstance(points, Found) else points).detach().to(x)
+    if z.shape != x.shape:
+        raise ValueError(
+            f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}"
+        )
+    eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
+    z = ball.project(torch.where(eligible, z, x), x)
+    found = with_wrong_confidence(score_points(model, WrongConfidence(y), z, batch_size), y)
+    return replace(found, passes=points.passes) if isinstance(points, Found) else found
+
+# %% ../nbs/foundations/15_found.ipynb #0dc67d56
+def bundle(*found: Found) -> Found:
+    """Keep each example's point with the highest wrong-class confidence out of several results.
+
+    Of equals the first is kept. The passes add up.
+
+    Raises ValueError: nothing to bundle, results for different numbers of images, or one without
+      `wrong_confidence`.
+
+    Source: Goodfellow et al. (2019), section 5, "attack bundling".
+    """
+    if not found or len({f.x.shape for f in found}) > 1:
+        raise ValueError(
+            f"bundle needs one or more results for the same images, not {[tuple(f.x.shape) for f in found]}"
+        )
+    if any(f.wrong_confidence is None for f in found):
+        raise ValueError(
+            "bundle compares wrong-class confidences, and a result has none; confnb.found.score_inside adds it"
+        )
+    best, everyone = found[0], torch.arange(len(found[0].x), device=found[0].x.device)
+    for other in found[1:]:
+        best = keep_better(best, everyone, other, "wrong_confidence")
+    return best

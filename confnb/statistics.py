@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['binomial_interval', 'chebyshev', 'score_array', 'auc', 'bootstrap_frequencies', 'weighted_auc', 'weighted_mean',
-           'bootstrap_interval', 'reliability', 'calibration_error']
+           'bootstrap_interval', 'reliability', 'calibration_error', 'top_k_error']
 
 # %% ../nbs/foundations/21_statistics.ipynb #14a6cb5d
 import math
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .checks import check_number, check_seed, check_values, check_whole
+from .checks import check_labels, check_number, check_seed, check_values, check_whole
 
 # %% ../nbs/foundations/21_statistics.ipynb #b6b1f19b
 def binomial_interval(
@@ -237,3 +237,24 @@ def calibration_error(
     """
     table = reliability(confidence, right, bins)
     return float(((table.accuracy - table.confidence).abs() * table["count"]).sum() / table["count"].sum())
+
+# %% ../nbs/foundations/21_statistics.ipynb #ca1febee
+def top_k_error(
+    logits: Tensor,  # (N, K)
+    y: Tensor,  # right labels (N,)
+    k: int = 1,  # how many guesses the model has, below K
+) -> Tensor:
+    """Say for each row of logits whether the right label is not among the k highest, (N,).
+
+    Raises TypeError, ValueError: bad logits or labels, or `k` is not below the number of classes.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(
+            f"a top-k error needs logits of shape (N, K), not {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
+        )
+    y = check_labels(y, len(logits), logits.shape[1])
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < logits.shape[1]:
+        raise ValueError(
+            f"the top-{k} error of {logits.shape[1]} classes says nothing; k must be at least 1 and below the number of classes"
+        )
+    return ~(logits.topk(k, 1).indices == y.to(logits.device)[:, None]).any(1)

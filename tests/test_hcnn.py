@@ -18,6 +18,7 @@ from toys import images, linear
 from confnb.attacks import pgd
 from confnb.found import Found
 from confnb.keys import fingerprint
+from confnb.models import EOT, WithGradientOf
 from confnb.neighbours import (
     HighlyConfident,
     NegativeEntropy,
@@ -36,14 +37,12 @@ from confnb.selective import ABSTAIN, reject, rejection_table
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 from confnb.topics.shells import (
-    EOT,
     DanskinShell,
     NoGuarantee,
     Radii,
     Shell,
     StraightThrough,
     Unrolled,
-    WithGradientOf,
     check_shell_guarantee,
     overshoot_start,
     places,

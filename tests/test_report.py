@@ -31,7 +31,8 @@ from confnb.cache import cache_dir
 from confnb.data import load_data
 from confnb.evaluation import checks, loading, report_page, report_tables, reporting, specs
 from confnb.evaluation import command as command_module
-from confnb.maxconfidence import bundle, max_confidence
+from confnb.found import bundle
+from confnb.maxconfidence import max_confidence
 from confnb.models import build, outputs, save_weights
 from confnb.objectives import NoGradient
 from confnb.runtime import generator, predict

@@ -28,9 +28,9 @@ from ..borrowing import device_of
 from ..data import load_data
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
 from .loading import _given, _near, _told, resolve
-from ..found import Attack, Found
+from ..found import Attack, Found, score_inside
 from ..images import Data, stratified_order
-from ..maxconfidence import max_confidence, score_inside
+from ..maxconfidence import max_confidence
 from ..models import features, outputs
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..runtime import predict

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['Search', 'EveryLabel', 'Shell', 'NoGuarantee', 'Radii', 'places', 'check_shell_guarantee', 'StraightThrough',
-           'DanskinShell', 'Unrolled', 'EOT', 'WithGradientOf', 'surrogate_attack', 'shell_start', 'overshoot_start',
-           'transfer_attack']
+           'DanskinShell', 'Unrolled', 'surrogate_attack', 'shell_start', 'overshoot_start', 'transfer_attack']
 
-# %% ../../nbs/topics/31_hcnn.ipynb #06c2665d
+# %% ../../nbs/topics/31_hcnn.ipynb #cb1e7a34
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -273,42 +272,6 @@ class Unrolled(nn.Module):
 
     def extra_repr(self) -> str:
         return f"xi={self.xi}, steps={self.steps}, rate={self.rate}"
-
-# %% ../../nbs/topics/31_hcnn.ipynb #3cda0993
-class EOT(nn.Module):
-    """Average the outputs (N, K) of several modules, and so their gradients.
-
-    Source: Athalye, Carlini and Wagner (2018), section 4.2.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[nn.Module],  # modules that map images to (N, K)
-    ):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([m(x) for m in self.members]).mean(0)
-
-# %% ../../nbs/topics/31_hcnn.ipynb #86923920
-class WithGradientOf(nn.Module):
-    """Give the output (N, K) of `value` with the gradient of `guide`."""
-
-    def __init__(
-        self,
-        value: nn.Module,  # maps images to outputs, without a gradient that helps
-        guide: nn.Module,  # maps images to outputs of the same shape, with one
-    ):
-        super().__init__()
-        self.value, self.guide = value, guide
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = self.value(x).detach()
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return value
-        guide = self.guide(x)
-        return value + (guide - guide.detach())
 
 # %% ../../nbs/topics/31_hcnn.ipynb #eb21a57c
 def surrogate_attack(
