@@ -40,7 +40,7 @@ def _aim(wrong: Any, logits: Tensor) -> Tensor:
     label = torch.as_tensor(wrong.label, device=logits.device).expand(len(logits))
     return logits.detach().scatter(1, label[:, None], -torch.inf).argmax(1)
 
-
+# %% ../nbs/confidence/28_detector_attacks.ipynb #cadea4ed
 def _wrong_target(target: int | Tensor, y: Tensor, classes: int) -> Tensor:
     "The class (N,) to reach, which must be a wrong one"
     target = label_tensor(target, len(y), classes, "targets", y.device)

@@ -45,7 +45,7 @@ def non_me(
     share = torch.where(total > 0, rest / total.clamp_min(torch.finfo(rest.dtype).tiny), 1 / rest.shape[1])
     return torch.special.entr(share).sum(1)
 
-
+# %% ../nbs/confidence/27_detectors.ipynb #ff551c04
 def _check_probabilities(p: Tensor) -> None:
     if not isinstance(p, Tensor) or not p.is_floating_point() or p.is_meta:
         kind = f"{p.dtype} on {p.device}" if isinstance(p, Tensor) else type(p).__name__

@@ -94,7 +94,7 @@ class HalvingRound:
     first: float  # length of the first step, in units of eps
     last: float  # length of the last step, in units of eps
 
-
+# %% ../nbs/foundations/19_max_confidence.ipynb #365efaca
 OPENING, FINISH = HalvingRound(1, 4, 1.0, 0.25), HalvingRound(1, 10, 0.3, 0.03)
 HOPEFUL, SETTLED = (
     0.99,
@@ -220,7 +220,7 @@ def _confidence(found: Found) -> Tensor:
     "The highest wrong-class probabilities of a result that has them"
     return cast(Tensor, found.wrong_confidence)
 
-
+# %% ../nbs/foundations/19_max_confidence.ipynb #80c66c0c
 def _finished(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, best: Found) -> Found:
     "The best points, those of examples with a hopeful opening carried on"
     sure = _confidence(best)

@@ -143,7 +143,7 @@ def _note(s: State, z: Tensor, value: Tensor, gradient: Tensor, later: bool) -> 
     s["top"] = torch.where(up, value, s["top"])
     s["best"], s["gradient"] = _where(up, z, s["best"]), _where(up, gradient, s["gradient"])
 
-
+# %% ../nbs/foundations/14_rules.ipynb #7a7958e7
 def _look_back(s: State, z: Tensor, gradient: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     "The points and gradients to go on from, with the step length of those that got stuck halved"
     stuck = (s["rises"] < enough) | ((s["last_length"] == s["length"]) & (s["last_top"] == s["top"]))
@@ -155,12 +155,12 @@ def _look_back(s: State, z: Tensor, gradient: Tensor, enough: float) -> tuple[Te
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
-
+# %% ../nbs/foundations/14_rules.ipynb #4e08d0a4
 def _where(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Rows of a where `which`, else rows of b"
     return torch.where(_column(which, a), a, b)
 
-
+# %% ../nbs/foundations/14_rules.ipynb #d7cd7de1
 def _checkpoints(steps: int) -> dict[int, int]:
     "The steps at which to look back, and on how many; in whole hundredths, since .57 * 100 is above 57 in floats"
     share, point, last, found = 22, 22, 0, {}

@@ -208,7 +208,7 @@ def _column(values: Any) -> np.ndarray:
     "Numbers of any kind as an array of float64"
     return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
 
-
+# %% ../nbs/foundations/21_statistics.ipynb #c3b05019
 def _check_answers(p: np.ndarray, ok: np.ndarray, bins: int) -> None:
     if p.shape != ok.shape or p.ndim != 1 or not len(p) or not (p.min() >= 0 and p.max() <= 1 + 1e-6):
         raise ValueError(

@@ -70,7 +70,7 @@ def _device(name: str) -> torch.device:
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
-
+# %% ../../nbs/evaluation/57_command.ipynb #34a2547b
 def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 

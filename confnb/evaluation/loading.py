@@ -31,7 +31,7 @@ def _near(name: str, names: Sequence[str]) -> str:
     """Name the nearest of the known names as a question, then list the names that there are."""
     return f"{near(name, list(names))}; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
-
+# %% ../../nbs/evaluation/50_loading.ipynb #28f142cf
 def _told(e: BaseException) -> str:
     """Describe an error in somebody else's code in one line: its kind, its message and its place."""
     said, last = " ".join(str(e).split())[:300], traceback.extract_tb(e.__traceback__)[-1:]
@@ -235,7 +235,7 @@ def _of_size(ball: Ball, eps: float) -> Ball:
     """Make the set of the same kind with another radius."""
     return L0(max(1, round(eps))) if isinstance(ball, L0) else replace(ball, eps=eps)
 
-
+# %% ../../nbs/evaluation/50_loading.ipynb #48b1dabc
 def _whole(ball: Ball, x: Tensor) -> float:
     """Find the radius at which a ball of this kind is the whole pixel box."""
     return (

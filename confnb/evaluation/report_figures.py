@@ -40,7 +40,7 @@ def _plain(name: str) -> str:
     """Escape a name as text of a figure, in which a dollar sign is a dollar sign."""
     return name.replace("$", r"\$")
 
-
+# %% ../../nbs/evaluation/54_report_figures.ipynb #8c167dc1
 def _axes(width: float = 6.2, height: float = 3.8) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 

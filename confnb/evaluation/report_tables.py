@@ -49,7 +49,7 @@ def _each(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     parts = {str(name): rows.reset_index(drop=True) for name, rows in table.groupby("attack", sort=False)}
     return parts if len(parts) == 1 else parts | {TOGETHER: worst_case(table)}
 
-
+# %% ../../nbs/evaluation/52_report_tables.ipynb #93bb6378
 def _outside(table: pd.DataFrame) -> int:
     """Count the points outside the set."""
     return int(table.outside.sum()) if "outside" in table else 0
@@ -154,7 +154,7 @@ def _attacked(
 def _save_notes(notes: Notes, path: Path) -> None:
     path.write_text(json.dumps(vars(notes)), encoding="utf-8")
 
-
+# %% ../../nbs/evaluation/52_report_tables.ipynb #e93d90f1
 def _load_notes(path: Path) -> Notes:
     return Notes(**json.loads(path.read_text(encoding="utf-8")))
 

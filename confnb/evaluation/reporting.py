@@ -73,7 +73,7 @@ class ReportOptions(TypedDict, total=False):
     say: Callable[[str], None]  # is told of each step as it ends; `print` by default
     told: Mapping[str, Any] | None  # more parameters for the manifest
 
-
+# %% ../../nbs/evaluation/56_reporting.ipynb #a32502a6
 _DEFAULTS = {"points": 300, "seed": 0, "say": print, "told": None}
 
 # %% ../../nbs/evaluation/56_reporting.ipynb #7567c501

@@ -184,7 +184,7 @@ def max_logit(logits: Tensor) -> Tensor:
     """Score answers by their highest logit, (N,)."""
     return logits.amax(1)
 
-
+# %% ../../nbs/evaluation/51_specs.ipynb #2e42d449
 def negative_entropy(logits: Tensor) -> Tensor:
     """Score answers by minus the entropy of the predicted distribution, in nats, (N,)."""
     return -torch.special.entr(logits.softmax(1)).sum(1)

@@ -162,7 +162,7 @@ def _answers(there: socket.socket) -> bool:
     with there.makefile("rb") as said:
         return said.read(9)[3:4] == b"\4"
 
-
+# %% ../../nbs/workshop/64_cluster.ipynb #d12d3f3e
 def _cancel(ray: Any, tasks: list[Any]) -> None:
     """Interrupt tasks as Ctrl-C would, and give them a moment to stop what they have begun."""
     for task in tasks:
@@ -257,7 +257,7 @@ def _foreign(thing: Any) -> bool:
     home = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
     return any(str(name).partition(".")[0] in _OTHERS for name in (home, *names))
 
-
+# %% ../../nbs/workshop/64_cluster.ipynb #df6365ca
 def _in_one_piece(attack: Any) -> bool:
     """Tell whether an attack draws for a whole batch at once, or hides one that does."""
     return draws_for_all(attack) or any(map(_foreign, _reached(attack)))

@@ -80,7 +80,7 @@ def _package(asked: Requirement) -> Finding:
     said = f"{there}, but {asked.specifier} is required" if there else "not installed"
     return Finding("versions", asked.name, "failed", said, f"pip install '{asked.name}{asked.specifier}'")
 
-
+# %% ../../nbs/workshop/72_doctor.ipynb #7a3d8bf7
 def check_devices() -> list[Finding]:
     """Look at the processor, what it multiplies fast, and each GPU."""
     return _processor() + _gpus()
@@ -220,7 +220,7 @@ def extras() -> list[Finding]:
         found.append(_extra(name, next(filter(None, map(shutil.which, (name, *others))), None), use, advice))
     return found
 
-
+# %% ../../nbs/workshop/72_doctor.ipynb #026af19a
 def _extra(name: str, there: str | None, use: str, advice: str) -> Finding:
     """Say where or in which version an extra is there, or how to get it."""
     if there:
@@ -295,7 +295,7 @@ def format_findings(found: list[Finding]) -> str:
         lines += [part, *(line for f in found if f.part == part for line in _lines(f, width))]
     return "\n".join(lines)
 
-
+# %% ../../nbs/workshop/72_doctor.ipynb #2e10f92d
 def _lines(finding: Finding, width: int) -> list[str]:
     mark = {"ok": " ", "missing": "-", "failed": "!"}[finding.state]
     first = f"{mark} {finding.name:<{width}}  {finding.says}"

@@ -56,7 +56,7 @@ def generated_modules(root: Path) -> list[Path]:
         if GENERATED in p.read_text(encoding="utf-8")[:2000] or p.name == "_modidx.py"
     ]
 
-
+# %% ../../nbs/workshop/75_in_step.ipynb #3f3141a9
 def _nbdev(folder: Path) -> None:
     """Clean and export the notebooks there, in a process of its own: nbdev reads settings.ini once."""
     code = "from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export as export; nbdev_clean(); export()"
@@ -128,7 +128,7 @@ def _from_above(text: str, folder: Path) -> str:
 
     return re.sub(r"""(?P<before>\]\(|(?:src|href)=["'])(?!\w+:|[/#])(?P<target>[^)\s#"']+)""", moved, text)
 
-
+# %% ../../nbs/workshop/75_in_step.ipynb #ce566a6f
 def out_of_step(root: Path, copy: Path) -> dict[str, str]:
     """Say what is wrong with each file that differs from the `fresh` copy, by its path."""
     pairs = {
@@ -143,7 +143,7 @@ def out_of_step(root: Path, copy: Path) -> dict[str, str]:
 def _notebooks(root: Path) -> list[Path]:
     return [p for p in root.glob("nbs/**/*.ipynb") if not {".ipynb_checkpoints", "api"} & set(p.parts)]
 
-
+# %% ../../nbs/workshop/75_in_step.ipynb #1e97e7ad
 def _others(root: Path) -> list[Path]:
     """List the other files that are made."""
     return [root / "README.md", root / "nbs/sidebar.yml", *root.glob("nbs/images/*.png")]

@@ -140,7 +140,7 @@ def _parsed(name: str, text: str, default: Any) -> Any:
     except ValueError as e:
         raise UsageError(f"-p {name}={text[:200]}: {e}") from None
 
-
+# %% ../../nbs/workshop/63_plans.ipynb #508093d8
 def _fitted(name: str, value: Any, default: Any, profile: str) -> Any:
     try:
         return coerce(value, default)

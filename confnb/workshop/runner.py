@@ -68,7 +68,7 @@ def run_topic(
 def _failed(topic: Topic, why: str, seconds: float = 0.0) -> TopicResult:
     return TopicResult(topic, round(seconds, 2), f"{topic.stem}: {why}", {}, [])
 
-
+# %% ../../nbs/workshop/67_runner.ipynb #d34b70af
 def _box(out: Path, topic: Topic) -> Path:
     """Make a new folder for a topic to work in, named by the time; remove those of killed attempts."""
     for old in _boxes(out, topic):
@@ -82,7 +82,7 @@ def _box(out: Path, topic: Topic) -> Path:
 def _boxes(out: Path, topic: Topic) -> list[Path]:
     return sorted((out / WORK).glob(f"{topic.stem}-[0-9]*"))
 
-
+# %% ../../nbs/workshop/67_runner.ipynb #0a5bd3aa
 def _since(box: Path) -> float:
     """Count the seconds since a topic began to work in `box`."""
     return time.time() - int(box.name.rpartition("-")[2]) / 1e9
@@ -203,12 +203,12 @@ def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(asked) if asked.isdigit() else _cores()
 
-
+# %% ../../nbs/workshop/67_runner.ipynb #9ccdc435
 def _cores() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-
+# %% ../../nbs/workshop/67_runner.ipynb #20a20bee
 def _published(box: Path) -> list[Path]:
     """List the descriptions ID.json that a topic has written, in the order of time."""
     return sorted((box / "figures").glob("[!.]*.json"), key=lambda p: p.stat().st_mtime_ns)

@@ -293,6 +293,6 @@ def _end(plan: Plan, ran: list[TopicResult]) -> dict[str, Any]:
     write_text(out / "manifest.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
 
-
+# %% ../../nbs/workshop/69_runs.ipynb #382d3466
 def _complaints(told: dict[str, Any]) -> list[str]:
     return [s for name, topic in told["topics"].items() for s in complaints_of(name, topic, told)]

@@ -91,7 +91,7 @@ def _identifier(name: str) -> bool:
     """Tell whether a name has the form of an identifier, and so is safe as a part of a path."""
     return bool(re.fullmatch(r"[A-Za-z]+-[A-Za-z]+\d*[a-z]?", name))
 
-
+# %% ../../nbs/workshop/66_staleness.ipynb #c8988d03
 KINDS = ("json", "csv", "html", "png", "svg")  # of files that belong to a table or figure
 
 # %% ../../nbs/workshop/66_staleness.ipynb #352aed18
@@ -134,7 +134,7 @@ def _outputs(figures: Path, identifiers: Iterable[str]) -> list[Path]:
         p for i in identifiers if _identifier(i) for kind in KINDS if (p := figures / f"{i}.{kind}").is_file()
     ]
 
-
+# %% ../../nbs/workshop/66_staleness.ipynb #e4627a86
 def _files_of(out: Path, topic: Topic) -> tuple[Path, Path]:
     """Name the executed notebook and its page."""
     return out / "notebooks" / f"{topic.stem}.ipynb", out / "pages" / f"{topic.stem}.html"
@@ -179,7 +179,7 @@ def _reused(plan: Plan, topic: Topic) -> TopicResult:
         _write_stamp(plan, ran, stamp["key"])
     return TopicResult(topic, **stamp["ran"], reused=True)
 
-
+# %% ../../nbs/workshop/66_staleness.ipynb #82b1f759
 def _read_notebook(path: Path) -> Any:
     import nbformat
 

@@ -31,7 +31,7 @@ def _code(notebook: Path) -> list[str]:
     """Read the source of each code cell."""
     return [c["source"] for c in cells_of(notebook) if c["cell_type"] == "code"]
 
-
+# %% ../../nbs/workshop/65_topic_keys.ipynb #203bec5c
 def _python(code: str) -> str:
     """Rewrite a cell as Python: without what only IPython understands."""
     lines, shell = [], re.compile(r"^(\s*)(?:[%!?].*|[\w.\[\]]+\?\??\s*$|[\w, ]+=\s*[%!].*)")
@@ -64,7 +64,7 @@ def _modules() -> dict[str, Path]:
     files = {p: ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in sorted(PACKAGE.rglob("*.py"))}
     return {name: p for p, name in files.items() if name.split(".")[0] not in ("workshop", "_modidx")}
 
-
+# %% ../../nbs/workshop/65_topic_keys.ipynb #02d01d7a
 @cache
 def _homes() -> dict[str, str]:
     """Find the module of each name that can be imported from confnb itself."""
@@ -91,7 +91,7 @@ def _imported(code: str, modules: frozenset[str], package: tuple[str, ...] = ())
                 found |= _meant(base[1:], a.name, modules)
     return frozenset(found & modules)
 
-
+# %% ../../nbs/workshop/65_topic_keys.ipynb #c75eb3ff
 def _meant(base: tuple[str, ...], name: str, modules: frozenset[str]) -> frozenset[str]:
     """Find the modules that `from confnb.BASE import NAME` needs."""
     inside = ".".join((*base, name))
