@@ -257,7 +257,7 @@ def _foreign(thing: Any) -> bool:
     home = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
     return any(str(name).partition(".")[0] in _OTHERS for name in (home, *names))
 
-# %% ../../nbs/workshop/64_cluster.ipynb #df6365ca
+
 def _in_one_piece(attack: Any) -> bool:
     """Tell whether an attack draws for a whole batch at once, or hides one that does."""
     return draws_for_all(attack) or any(map(_foreign, _reached(attack)))
