@@ -24,7 +24,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from confnb import basics, detectors
-from confnb import calibration as regularization
+from confnb import statistics as regularization
 from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
