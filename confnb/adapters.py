@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from .borrowing import borrow, device_of
 from .checks import check_images, check_labels
-from .found import Found, score_points, with_wrong_confidence
+from .found import Attack, Found, score_points, with_wrong_confidence
 from .keys import fingerprint
 from .models import seeded
 from .objectives import WrongConfidence
 from .runtime import in_batches, keywords_of
 from .sets import L2, Ball, Linf, take_rows
-from .tables import Attack
 
 # %% ../nbs/foundations/25_adapters.ipynb #1d4c3083
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
         np.random.set_state(of_numpy)
         random.setstate(of_python)
 
-
+# %% ../nbs/foundations/25_adapters.ipynb #d3cc8c68
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[list[int]]:
     "A list that grows by the number of images whenever the model is run"
@@ -118,7 +117,7 @@ def _bases() -> list[type]:
     names = ("foolbox.attacks.base", "torchattacks.attack")
     return [sys.modules[name].Attack for name in names if name in sys.modules]
 
-
+# %% ../nbs/foundations/25_adapters.ipynb #e83bbe64
 def _ball_of(norm: str, eps: float | None) -> Ball | None:
     "The set that another library's norm and eps stand for, where it is one of ours"
     kind: type[Linf] | type[L2] | None = Linf if norm == "Linf" else L2 if norm == "L2" else None
@@ -206,7 +205,7 @@ def _made_before(attack: Any, model: nn.Module) -> Any:
         )
     return attack
 
-
+# %% ../nbs/foundations/25_adapters.ipynb #7002dfef
 def _torchattacks_points(made: Callable[[nn.Module], Any], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return made(model)(x, y)
 

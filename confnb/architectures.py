@@ -132,7 +132,7 @@ def _activation(channels: int) -> list[nn.Module]:
     "Batch-norm as TensorFlow has it in these networks (decay .9 there is momentum .1 here), then leaky ReLU"
     return [nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1), nn.LeakyReLU(0.1)]
 
-
+# %% ../nbs/foundations/10_architectures.ipynb #d4671b63
 def _conv3(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
     conv = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, a=0.1, mode="fan_out")

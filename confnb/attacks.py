@@ -34,7 +34,7 @@ def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
             raise ValueError(f"an attack needs a budget of at least 1 step, not {value}{of}")
     return x, check_labels(y, len(x))
 
-
+# %% ../nbs/foundations/17_attacks.ipynb #737cb92d
 def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
     target = label_tensor(target, len(y), name="targets", device=y.device)
     if (target == y).any():
@@ -60,7 +60,7 @@ def _loss(y: Tensor, target: int | Tensor | None) -> Objective:
     "What a loss-maximising attack climbs"
     return CrossEntropy(y) if target is None else _Aimed(LogConfidence(_check_target(target, y)), y)
 
-
+# %% ../nbs/foundations/17_attacks.ipynb #aac47ad8
 def _wrong(y: Tensor, target: int | Tensor | None) -> Objective:
     "Positive where the attack has succeeded: the model errs, or answers the target"
     return Margin(y) if target is None else _Aimed(TargetMargin(_check_target(target, y)), y)
@@ -296,7 +296,7 @@ def _numbers(offsets: Sequence[float]) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         return torch.full((1,), torch.nan, dtype=torch.float64, device="cpu")
 
-
+# %% ../nbs/foundations/17_attacks.ipynb #bf89d8e0
 def _shifted(x: Tensor, c: Tensor) -> Tensor:
     return (x + c.to(x)).clamp_(0, 1)
 

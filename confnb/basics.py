@@ -107,7 +107,7 @@ def _umask() -> int:
     os.umask(mask := os.umask(0o077))
     return mask
 
-
+# %% ../nbs/foundations/00_basics.ipynb #238e630b
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with write_whole(path) as f:
@@ -131,7 +131,7 @@ def inside(name: str) -> bool:
     parts = Path(name).parts
     return bool(parts) and not Path(name).is_absolute() and ".." not in parts and "\0" not in name
 
-
+# %% ../nbs/foundations/00_basics.ipynb #43ce8cc1
 def enter(folder: Path, *names: str) -> None:
     """Enter files into the list of what is made in `folder`, before they are made."""
     known = made_in(folder)
@@ -150,7 +150,7 @@ def _head(path: Path) -> str:
     except OSError:
         return ""
 
-
+# %% ../nbs/foundations/00_basics.ipynb #41b39382
 def signed(path: Path) -> bool:
     """Tell whether a page still says that confnb made it, by its generator or the first edition's style."""
     head = _head(path)
@@ -235,7 +235,7 @@ def version_of(package: str) -> str | None:
     except PackageNotFoundError:
         return None
 
-
+# %% ../nbs/foundations/00_basics.ipynb #5e6fa446
 def versions() -> dict[str, str | None]:
     """List the versions of Python and of the packages that numbers depend on; None if not installed."""
     packages = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "papermill")

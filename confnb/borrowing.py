@@ -66,7 +66,7 @@ def device_of(model: nn.Module) -> torch.device:
     _check_model(model)
     return _device_of(model)
 
-
+# %% ../nbs/foundations/02_borrowing.ipynb #9ea0f404
 def _device_of(model: nn.Module) -> torch.device:
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
@@ -115,7 +115,7 @@ class _Borrower:
     thread: int
     beside: bool = False
 
-
+# %% ../nbs/foundations/02_borrowing.ipynb #236a9970
 _BORROWERS: list[_Borrower] = []
 
 # %% ../nbs/foundations/02_borrowing.ipynb #e70d95cf
@@ -220,7 +220,7 @@ def _buffers_put_back(model: nn.Module) -> Iterator[None]:
             if not _same_values(b, values):
                 b.data.copy_(values) if b.shape == values.shape else setattr(b, "data", values)
 
-
+# %% ../nbs/foundations/02_borrowing.ipynb #fb62fad8
 def _same_values(a: Tensor, b: Tensor) -> bool:
     try:
         return torch.equal(a, b)

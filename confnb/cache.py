@@ -69,6 +69,6 @@ def not_remembered(
         stacklevel=stacklevel,
     )
 
-
+# %% ../nbs/foundations/06_cache.ipynb #79d682f9
 def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -67,7 +67,7 @@ def _check_values(t: Tensor, name: str) -> None:
             f"{name} are on the meta device, which holds no values; make them on the CPU or a GPU"
         )
 
-
+# %% ../nbs/foundations/01_checks.ipynb #5f0f2189
 def _range_advice(low: float, high: float) -> str:
     if low >= 0 and 2 < high <= 255:
         return "they look like 0..255: divide by 255"

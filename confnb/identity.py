@@ -234,7 +234,7 @@ def _members(walk: _Walk, thing: Any, items: Iterable[tuple[Any, Any]]) -> None:
     walk.named(items)
     del walk.met[id(thing)]
 
-
+# %% ../nbs/foundations/04_identity.ipynb #2e4933d1
 @_of(list, tuple)
 def _sequence(walk: _Walk, thing: Any) -> None:
     walk.say(len(thing))
@@ -251,7 +251,7 @@ def _mapping(walk: _Walk, thing: Any) -> None:
     walk.say(len(items), getattr(thing, "default_factory", None) and thing.default_factory.__qualname__)
     _members(walk, thing, [(i, pair) for i, pair in enumerate(items)])
 
-
+# %% ../nbs/foundations/04_identity.ipynb #515edbc3
 def _is_plain(thing: Any) -> bool:
     "Whether a value does nothing, so that a dict of its like has no order"
     if isinstance(thing, (list, tuple, set, frozenset)):

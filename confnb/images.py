@@ -167,7 +167,7 @@ def _check_given(parts: list[str], given: dict[str, tuple[Any, Any]]) -> None:
             f"the parts {', '.join(parts)} need {' and '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} None"
         )
 
-
+# %% ../nbs/foundations/07_images.ipynb #b945b419
 def _check_shapes(found: dict[str, Any]) -> None:
     "Refuse parts whose images have different shapes"
     shapes = {name: tuple(x.shape[1:]) for name, x in found.items() if name.startswith("x_")}
@@ -198,7 +198,7 @@ def _check_parts(parts: Sequence[str]) -> list[str]:
         raise ValueError(f"parts are one or more of {', '.join(PARTS)}, not {parts!r}")
     return [p for p in PARTS if p in asked]
 
-
+# %% ../nbs/foundations/07_images.ipynb #1634192f
 def _sources(parts: Sequence[str]) -> list[str]:
     "Of train and test, what must be read for these parts"
     asked = _check_parts(parts)
@@ -226,7 +226,7 @@ def _train_and_held(y: Tensor, train: int | None, seed: int) -> tuple[Tensor, Te
     rest = torch.ones(len(y), dtype=torch.bool).index_fill_(0, held, False).nonzero()[:, 0]
     return rest[_choose(y[rest], train, seed, f"training ({len(held):,} more are held out)")], held
 
-
+# %% ../nbs/foundations/07_images.ipynb #a5e49763
 def _take(x: Any, index: Tensor) -> Any:
     return x[index] if isinstance(x, Tensor) else x[index.numpy()]
 

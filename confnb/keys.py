@@ -187,7 +187,7 @@ def _partial(walk: _Walk, thing: partial) -> None:
         ]
     )
 
-
+# %% ../nbs/foundations/05_keys.ipynb #e7e4fa96
 @_of(types.MethodType, staticmethod, classmethod)
 def _method(walk: _Walk, thing: Any) -> None:
     walk.say(type(thing).__name__)
@@ -199,7 +199,7 @@ def _property(walk: _Walk, thing: Any) -> None:
     walk.say("property")
     walk.named((name, getattr(thing, name, None)) for name in ("fget", "fset", "fdel", "func"))
 
-
+# %% ../nbs/foundations/05_keys.ipynb #f4138eed
 @_of(type(functools.lru_cache(print)))
 def _remembering(walk: _Walk, thing: Any) -> None:
     walk.say("cached")

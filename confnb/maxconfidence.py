@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['Optimizer', 'DONE_LOG_CONFIDENCE', 'OPENING', 'FINISH', 'HOPEFUL', 'SETTLED', 'HALVING', 'AT_ONCE', 'first_length',
-           'score_inside', 'bundle', 'every_class', 'most_confident', 'HalvingRound', 'successive_halving',
-           'max_confidence']
+           'every_class', 'most_confident', 'HalvingRound', 'successive_halving', 'max_confidence']
 
-# %% ../nbs/foundations/19_max_confidence.ipynb #4ac78b36
+# %% ../nbs/foundations/19_max_confidence.ipynb #3a9a05ee
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,8 +23,10 @@ from .checks import check_count, check_images, check_labels
 from confnb.found import (
     Found,
     best_of_each,
+    bundle,
     concat,
     keep_better,
+    score_inside,
     score_points,
     with_wrong_confidence,
     wrong_classes,
@@ -49,61 +50,6 @@ def first_length(
     if not isinstance(ball, L0):
         return length
     return length.clamp_max(8.0) if isinstance(length, Tensor) else min(length, 8.0)
-
-# %% ../nbs/foundations/19_max_confidence.ipynb #213a57be
-def score_inside(
-    model: nn.Module,  # maps images to logits
-    x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
-    y: Tensor,  # right labels (N,)
-    ball: Ball | float,  # the set to stay in; a number is an L-inf radius
-    points: Found | Tensor,  # somebody's points (N, C, H, W), or a `Found`
-    batch_size: int = 256,  # how many images are scored at once
-) -> Found:
-    """Score given points; those outside `ball` are replaced by the clean image.
-
-    This is the rule for ineligible points: what lies outside S(x), or is NaN, is never chosen; x always lies in S(x).
-    It also turns the points of another library's attack into something that can be bundled.
-
-    Raises TypeError, ValueError: bad images, labels or eps, or points that are none or have another shape
-      than the images.
-    """
-    x, ball = check_images(x), as_ball(ball, len(x))
-    y = check_labels(y, len(x))
-    if not isinstance(points, (Found, Tensor)):
-        raise TypeError(f"points must be a tensor of images or a Found, not {type(points).__name__}")
-    z = (points.x if isinstance(points, Found) else points).detach().to(x)
-    if z.shape != x.shape:
-        raise ValueError(
-            f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}"
-        )
-    eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
-    z = ball.project(torch.where(eligible, z, x), x)
-    found = with_wrong_confidence(score_points(model, WrongConfidence(y), z, batch_size), y)
-    return replace(found, passes=points.passes) if isinstance(points, Found) else found
-
-# %% ../nbs/foundations/19_max_confidence.ipynb #0dc67d56
-def bundle(*found: Found) -> Found:
-    """Keep each example's point with the highest wrong-class confidence out of several results.
-
-    Of equals the first is kept. The passes add up.
-
-    Raises ValueError: nothing to bundle, results for different numbers of images, or one without
-      `wrong_confidence`.
-
-    Source: Goodfellow et al. (2019), section 5, "attack bundling".
-    """
-    if not found or len({f.x.shape for f in found}) > 1:
-        raise ValueError(
-            f"bundle needs one or more results for the same images, not {[tuple(f.x.shape) for f in found]}"
-        )
-    if any(f.wrong_confidence is None for f in found):
-        raise ValueError(
-            "bundle compares wrong-class confidences, and a result has none; confnb.maxconfidence.score_inside adds it"
-        )
-    best, everyone = found[0], torch.arange(len(found[0].x), device=found[0].x.device)
-    for other in found[1:]:
-        best = keep_better(best, everyone, other, "wrong_confidence")
-    return best
 
 # %% ../nbs/foundations/19_max_confidence.ipynb #1cd058c8
 def every_class(
@@ -148,7 +94,7 @@ class HalvingRound:
     first: float  # length of the first step, in units of eps
     last: float  # length of the last step, in units of eps
 
-
+# %% ../nbs/foundations/19_max_confidence.ipynb #365efaca
 OPENING, FINISH = HalvingRound(1, 4, 1.0, 0.25), HalvingRound(1, 10, 0.3, 0.03)
 HOPEFUL, SETTLED = (
     0.99,
@@ -274,7 +220,7 @@ def _confidence(found: Found) -> Tensor:
     "The highest wrong-class probabilities of a result that has them"
     return cast(Tensor, found.wrong_confidence)
 
-
+# %% ../nbs/foundations/19_max_confidence.ipynb #80c66c0c
 def _finished(run: Callable[..., Found], x: Tensor, y: Tensor, ball: Ball, best: Found) -> Found:
     "The best points, those of examples with a hopeful opening carried on"
     sure = _confidence(best)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'seeded', 'build', 'logits_and_features', 'outputs', 'features', 'save_weights', 'is_pickle',
-           'load_weights']
+           'load_weights', 'layers_of', 'filter_norms', 'dropped_filters', 'EOT', 'WithGradientOf']
 
 # %% ../nbs/foundations/11_models.ipynb #5397fa70
 import inspect
@@ -200,3 +200,63 @@ def load_weights(
         )
     model.load_state_dict(tensors)
     return model
+
+# %% ../nbs/foundations/11_models.ipynb #8a038695
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """List by name the layers with weights of two or more dimensions, in the network's order."""
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(getattr(m, "weight", None), nn.Parameter) and m.weight.ndim > 1
+    }
+
+# %% ../nbs/foundations/11_models.ipynb #4c1a3c4d
+def filter_norms(layer: nn.Module) -> Tensor:
+    """Measure the Euclidean norm of each filter of a convolution, or row of a linear layer, (filters,)."""
+    weight: Any = layer.weight
+    return weight.detach().flatten(1).norm(dim=1)
+
+# %% ../nbs/foundations/11_models.ipynb #cb27b656
+def dropped_filters(
+    layer: nn.Module,  # a convolution or a linear layer
+    below: float = 0.05,  # the share of the largest norm that a filter has at least, if it is not dropped
+) -> Tensor:
+    """Say which filters of a layer are nearly zero, (filters,)."""
+    norms = filter_norms(layer)
+    return norms < below * norms.amax()
+
+# %% ../nbs/foundations/11_models.ipynb #3cda0993
+class EOT(nn.Module):
+    """Average the outputs (N, K) of several modules, and so their gradients.
+
+    Source: Athalye, Carlini and Wagner (2018), section 4.2.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],  # modules that map images to (N, K)
+    ):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([m(x) for m in self.members]).mean(0)
+
+# %% ../nbs/foundations/11_models.ipynb #86923920
+class WithGradientOf(nn.Module):
+    """Give the output (N, K) of `value` with the gradient of `guide`."""
+
+    def __init__(
+        self,
+        value: nn.Module,  # maps images to outputs, without a gradient that helps
+        guide: nn.Module,  # maps images to outputs of the same shape, with one
+    ):
+        super().__init__()
+        self.value, self.guide = value, guide
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.value(x).detach()
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return value
+        guide = self.guide(x)
+        return value + (guide - guide.detach())

@@ -107,7 +107,7 @@ class SearchC(TypedDict, total=False):
     autocast: torch.dtype | str | None  # the precision of all rounds but the last, as in `Climb`
     batch_size: int  # how many images are attacked at once
 
-
+# %% ../nbs/foundations/18_nearest.ipynb #db1356fb
 SEARCH_C: dict[str, Any] = {
     "rounds": 9,
     "steps": 1000,
@@ -122,7 +122,7 @@ def _nothing(model: nn.Module, x: Tensor, batch_size: int) -> Found:
     "x itself, as the result of an attack that has found nothing yet"
     return score_points(model, lambda logits, z: z.new_full((len(z),), -torch.inf), x, batch_size)
 
-
+# %% ../nbs/foundations/18_nearest.ipynb #3187130a
 def _check_kappa(kappa: float) -> None:
     if not 0 <= check_number(kappa, "kappa") < torch.inf:
         raise ValueError(f"kappa is the margin that a mistake must have, at least 0, not {kappa}")

@@ -68,7 +68,7 @@ class Margin:
             - logits.gather(1, _label_column(self.label, logits, "labels"))[:, 0]
         )
 
-
+# %% ../nbs/foundations/13_objectives.ipynb #b128a74d
 def _without(values: Tensor, label: int | Tensor) -> Tensor:
     "The same (N, K) with each row's own label at minus infinity"
     return values.scatter(1, _label_column(label, values, "labels"), -torch.inf)
@@ -162,7 +162,7 @@ def gradient_at(
 class NoGradient(UserWarning):
     """Warn that a gradient was exactly zero, NaN or infinite, so that a search stood still or went astray."""
 
-
+# %% ../nbs/foundations/13_objectives.ipynb #d088866f
 def _warn_of(flat: Tensor, broken: Tensor) -> None:
     "One warning of the examples whose gradient was zero at every start, or broken at some point"
     said, flat = [], flat & ~broken
@@ -179,6 +179,6 @@ def _warn_of(flat: Tensor, broken: Tensor) -> None:
     if said:
         warnings.warn("; ".join(said), NoGradient, stacklevel=3)
 
-
+# %% ../nbs/foundations/13_objectives.ipynb #63c61fee
 def _share(rows: Tensor) -> str:
     return f"{int(rows.sum())} of {len(rows)} examples ({rows.float().mean().item():.0%})"

@@ -26,7 +26,7 @@ def data_root() -> Path:
     """Name the folder for data sets: `$CONFNB_DATA`, else `data` in the cache folder."""
     return Path(os.environ.get("CONFNB_DATA") or cache_dir() / "data").expanduser()
 
-
+# %% ../nbs/foundations/08_pictures.ipynb #a3d6bd18
 TORCHVISION = {
     "mnist": ("MNIST", "MNIST"),
     "fashion-mnist": ("FashionMNIST", "Fashion-MNIST"),
@@ -112,7 +112,7 @@ def _header(z: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> tuple[int, 
 class _TooLarge(ValueError):
     "More than fits in memory"
 
-
+# %% ../nbs/foundations/08_pictures.ipynb #ee41d1b5
 def _memory() -> float:
     "The bytes of memory that this process may have: the machine's, or its control group's where that is less"
     try:
@@ -192,7 +192,7 @@ class _Pictures:
 def _said(file: Path) -> str:
     return "/".join(file.parts[-3:])
 
-
+# %% ../nbs/foundations/08_pictures.ipynb #ea70d956
 def _is_grey(picture: Any) -> bool:
     return picture.mode in ("1", "L", "LA")
 
@@ -226,7 +226,7 @@ def _picture(file: Path) -> Iterator[Any]:
 class _TooManyBits(ValueError):
     "A picture that would lose by being read"
 
-
+# %% ../nbs/foundations/08_pictures.ipynb #8d724518
 def _pixels(file: Path, mode: str | None = None) -> np.ndarray:
     "The pixels of one picture as bytes: (H, W) in mode L, (H, W, 3) in mode RGB, by default the nearer one"
     with _picture(file) as picture:
@@ -247,7 +247,7 @@ class _Crops:
         _check_memory(5 * 3 * self.side**2 * len(index), f"a part of {len(index):,} images")
         return np.stack([_crop(self.files[i], self.side) for i in index])
 
-
+# %% ../nbs/foundations/08_pictures.ipynb #79f5dd47
 def _crop(file: Path, side: int) -> np.ndarray:
     "The square in the middle of a picture whose shorter side was brought to 8/7 of `side`"
     from torchvision.transforms.functional import center_crop, resize, to_pil_image

@@ -52,7 +52,7 @@ def _look(name: str) -> int:
         _looks[name] = next(n for n in itertools.count(own) if n not in taken)
     return _looks[name]
 
-
+# %% ../nbs/foundations/27_plots.ipynb #9a74c34c
 def color(name: str) -> str:
     """Choose the colour of a model by its name; names that are not in `PALETTE` share five others."""
     return PALETTE.get(name) or OTHERS[_look(name) % len(OTHERS)]
@@ -106,7 +106,7 @@ def _in_notebook() -> bool:
         return False
     return get_ipython() is not None
 
-
+# %% ../nbs/foundations/27_plots.ipynb #8080e4b2
 def use_style() -> None:
     """Apply the project's style to matplotlib from here on.
 
@@ -202,7 +202,7 @@ def _show(shown: Any, caption: str) -> None:
         display(shown)
     display(Markdown(caption))
 
-
+# %% ../nbs/foundations/27_plots.ipynb #813ff883
 def _write(identifier: str, figure: Any, data: pd.DataFrame, out: Path) -> dict[str, str]:
     files = {kind: f"{identifier}.{kind}" for kind in ("png", "svg", "csv")}
     with write_whole(out / files["png"]) as f:

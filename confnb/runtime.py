@@ -255,7 +255,7 @@ def generator(seed: int) -> torch.Generator:
     """
     return torch.Generator().manual_seed(check_seed(seed))
 
-
+# %% ../nbs/foundations/03_runtime.ipynb #cf1bbecc
 def _draw(seeds: Tensor, like: Tensor, sample: Callable) -> Tensor:
     rows = [
         sample(like.shape[1:], generator=generator(s), dtype=torch.float32, device="cpu")

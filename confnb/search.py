@@ -75,7 +75,7 @@ def _run(
     wanted = any(getattr(o, "hidden", False) for o in (task.objective, task.rank))
     return logits_and_features(model, z, autocast) if wanted else (logits_of(model, z, autocast), None)
 
-
+# %% ../nbs/foundations/16_search.ipynb #61328748
 def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tensor:
     "What decides which point is best: the rank, or the objective where there is none"
     return _ask(task.rank or task.objective, logits, z, hidden)
@@ -91,7 +91,7 @@ class _Seen:
     broken: Tensor  # whether that was NaN or infinite
     logits: Tensor
 
-
+# %% ../nbs/foundations/16_search.ipynb #96c28d8b
 def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None) -> _Seen:
     "One pass forward and back"
     z = z.detach().requires_grad_()
@@ -291,7 +291,7 @@ def _batch(task: Task, device: torch.device, autocast: torch.dtype | None) -> Ta
     )
     return Task(objective, x, ball, unit, rank)
 
-
+# %% ../nbs/foundations/16_search.ipynb #eeb8661c
 def _seeds(seed: int | Tensor, n: int, drawn: bool) -> Tensor:
     "A seed for each example; from given points nothing is drawn"
     if drawn or isinstance(seed, Tensor):
@@ -304,7 +304,7 @@ def _first_lengths(x: Tensor, ball: Ball, rule: Rule, steps: int, step_size: flo
     size = rule.first(ball.eps, max(steps, 1)) if step_size is None else step_size
     return x.new_ones(len(x), *[1] * (x.ndim - 1)) * _per_example(size, x)
 
-
+# %% ../nbs/foundations/16_search.ipynb #f3bd9a91
 def _without_nan(parts: list[Found]) -> list[Found]:
     "The results as they are; refuses values that are NaN"
     if bad := sum(int(part.value.isnan().sum()) for part in parts):

@@ -224,7 +224,7 @@ def reject(
     confidence, prediction = logits.softmax(1).max(1)
     return answer_or_abstain(prediction, confidence, p)
 
-
+# %% ../nbs/confidence/25_selective.ipynb #a9ad2022
 def _check_p(p: float) -> None:
     if not isinstance(p, (int, float, np.number, Tensor)) or not 0 <= p <= 1:
         raise ValueError(f"p is a confidence in [0, 1], not {p!r}")
@@ -273,7 +273,7 @@ def _check_rejected(table: pd.DataFrame) -> None:
     if missing := [c for c in ("index", "label", "prediction", "confidence") if c not in table]:
         raise ValueError(f"a table lacks the column {', '.join(missing)}; tables.evaluate writes such tables")
 
-
+# %% ../nbs/confidence/25_selective.ipynb #856530b2
 def _right_and_attacked(clean: pd.DataFrame, adversarial: pd.DataFrame) -> pd.DataFrame:
     "The natural points: the examples that the model gets right, each of which must have been attacked"
     right = clean[clean.prediction == clean.label]

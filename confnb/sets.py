@@ -70,12 +70,12 @@ def _without_graph(ball: Any) -> None:
     if isinstance(ball.eps, Tensor) and ball.eps.requires_grad:
         object.__setattr__(ball, "eps", ball.eps.detach())
 
-
+# %% ../nbs/foundations/12_sets.ipynb #7c6c924f
 def _norms(delta: Tensor, order: float) -> Tensor:
     "Norm of each example's perturbation, (N,)"
     return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
 
-
+# %% ../nbs/foundations/12_sets.ipynb #4179c5fe
 def _scaled(gradient: Tensor, order: float) -> Tensor:
     "The gradient divided by its norm, zero where it is zero"
     return gradient / _norms(gradient, order).clamp_min(1e-30).reshape(-1, *[1] * (gradient.ndim - 1))
@@ -236,7 +236,7 @@ def take_rows(
         thing, lambda v: v[index.to(v.device) if isinstance(index, Tensor) else index], _per_example_fields
     )
 
-
+# %% ../nbs/foundations/12_sets.ipynb #33ffdb3e
 def _per_example_fields(thing: Any) -> tuple[str, ...]:
     "The names of a dataclass's fields whose tensors, if they hold any, have one row for each example"
     names = tuple(f.name for f in fields(thing))
@@ -269,7 +269,7 @@ def _each_tensor(
 def _holds(value: Any) -> bool:
     return isinstance(value, Tensor) or (is_dataclass(value) and not isinstance(value, type))
 
-
+# %% ../nbs/foundations/12_sets.ipynb #90aa574b
 def to_device(thing: Any, device: torch.device) -> Any:
     """Move the tensors of a ball or an objective to a device; those made in inference mode are copied."""
     return _each_tensor(thing, lambda v: v.to(device).clone() if v.is_inference() else v.to(device))

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['binomial_interval', 'chebyshev', 'score_array', 'auc', 'bootstrap_frequencies', 'weighted_auc', 'weighted_mean',
-           'bootstrap_interval']
+           'bootstrap_interval', 'reliability', 'calibration_error', 'top_k_error']
 
 # %% ../nbs/foundations/24_statistics.ipynb #14a6cb5d
 import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from .checks import check_number, check_seed, check_values, check_whole
+from .checks import check_labels, check_number, check_seed, check_values, check_whole
 
 # %% ../nbs/foundations/24_statistics.ipynb #b6b1f19b
 def binomial_interval(
@@ -172,3 +173,88 @@ def bootstrap_interval(
         else (np.nan, np.nan)
     )
     return float(low), float(high)
+
+# %% ../nbs/foundations/24_statistics.ipynb #deea3668
+def reliability(
+    confidence: Any,  # the highest probability of each example (N,), in [0, 1]: a tensor, array, column, list
+    right: Any,  # whether each was answered right (N,), True or False (or 1 or 0)
+    bins: int = 15,  # how many of equal width
+    level: float = 0.95,  # of the exact interval around the accuracy
+) -> pd.DataFrame:  # `low high count confidence accuracy accuracy_low accuracy_high`, a row for each bin
+    """Sort answers into bins of confidence, and compare confidence and accuracy in each.
+
+    `low` is left out of a bin and `high` belongs to it; a confidence of 0 lies in the first. An empty bin has no row.
+
+    Raises ValueError: no examples, different lengths, confidences outside [0, 1] or NaN, answers that are
+      neither right nor wrong, or no bins.
+
+    Source: Guo et al. (2017), section 2.
+    """
+    p, ok = _column(confidence), _column(right)
+    _check_answers(p, ok, bins)
+    at = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for b in np.unique(at):
+        mine = at == b
+        k, n = int(ok[mine].astype(bool).sum()), int(mine.sum())
+        low, high = binomial_interval(k, n, level)
+        edges = {"low": b / bins, "high": (b + 1) / bins, "count": n}
+        found = {"confidence": p[mine].mean(), "accuracy": k / n}
+        rows.append({**edges, **found, "accuracy_low": low, "accuracy_high": high})
+    return pd.DataFrame(rows)
+
+# %% ../nbs/foundations/24_statistics.ipynb #50164f00
+def _column(values: Any) -> np.ndarray:
+    "Numbers of any kind as an array of float64"
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
+
+# %% ../nbs/foundations/24_statistics.ipynb #c3b05019
+def _check_answers(p: np.ndarray, ok: np.ndarray, bins: int) -> None:
+    if p.shape != ok.shape or p.ndim != 1 or not len(p) or not (p.min() >= 0 and p.max() <= 1 + 1e-6):
+        raise ValueError(
+            f"reliability needs one confidence in [0, 1] for each answer, not shapes {p.shape} and {ok.shape}"
+        )
+    if not np.isin(ok, (0, 1)).all():
+        raise ValueError(
+            "reliability needs to know whether each answer was right: True or False, not labels or probabilities"
+        )
+    if not (isinstance(bins, (int, np.integer)) and bins >= 1):
+        raise ValueError(f"reliability needs a whole number of bins, at least 1, not {bins!r}")
+
+# %% ../nbs/foundations/24_statistics.ipynb #983a6395
+def calibration_error(
+    confidence: Any,  # the highest probability of each example (N,), in [0, 1]
+    right: Any,  # whether each was answered right (N,)
+    bins: int = 15,  # how many of equal width
+) -> float:  # in [0, 1]
+    """Compute the expected calibration error: the mean distance of accuracy and confidence over bins.
+
+    Each bin counts by its size.
+
+    Raises ValueError: as in `reliability`.
+
+    Source: Guo et al. (2017), equation 3.
+    """
+    table = reliability(confidence, right, bins)
+    return float(((table.accuracy - table.confidence).abs() * table["count"]).sum() / table["count"].sum())
+
+# %% ../nbs/foundations/24_statistics.ipynb #ca1febee
+def top_k_error(
+    logits: Tensor,  # (N, K)
+    y: Tensor,  # right labels (N,)
+    k: int = 1,  # how many guesses the model has, below K
+) -> Tensor:
+    """Say for each row of logits whether the right label is not among the k highest, (N,).
+
+    Raises TypeError, ValueError: bad logits or labels, or `k` is not below the number of classes.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError(
+            f"a top-k error needs logits of shape (N, K), not {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
+        )
+    y = check_labels(y, len(logits), logits.shape[1])
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < logits.shape[1]:
+        raise ValueError(
+            f"the top-{k} error of {logits.shape[1]} classes says nothing; k must be at least 1 and below the number of classes"
+        )
+    return ~(logits.topk(k, 1).indices == y.to(logits.device)[:, None]).any(1)

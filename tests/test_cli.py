@@ -13,8 +13,8 @@ from test_reproduce import project
 
 from confnb import basics
 from confnb.basics import UsageError
-from confnb.evaluation import report_tables, reporting
-from confnb.workshop import cli, gallery, plans, sweeps
+from confnb.evaluation import report_tables, reporting, specs
+from confnb.workshop import cli, gallery, parameters, plans, sweeps
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_list_has_every_identifier(home, capsys, monkeypatch):
 
 def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plans, "PACKAGE", tmp_path / "site-packages" / "confnb")
+    monkeypatch.setattr(parameters, "PACKAGE", tmp_path / "site-packages" / "confnb")
     status, out, err = command(capsys, monkeypatch, "reproduce")
     assert (status, out) == (2, "") and "clone the repository" in err
     status, out, err = command(capsys, monkeypatch, "list")
@@ -135,11 +135,11 @@ def test_import_needs_no_workshop():
 
 
 def test_a_whole_number_may_be_a_product():
-    assert plans.parse_value("2*3", 1) == 6 and plans.parse_value("[2*3, 1]", [0]) == [6, 1]
-    assert plans.parse_value("1" + "0" * 20, 0.1) == 1e20
+    assert parameters.parse_value("2*3", 1) == 6 and parameters.parse_value("[2*3, 1]", [0]) == [6, 1]
+    assert parameters.parse_value("1" + "0" * 20, 0.1) == 1e20
     for text in "8/4", "1.5*2", "2*true":
         with pytest.raises(ValueError, match="is not of type int"):
-            plans.parse_value(text, 1)
+            parameters.parse_value(text, 1)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps is there")
@@ -180,13 +180,13 @@ def test_a_broken_notebook_of_another_topic_stops_nothing(home, capsys, monkeypa
 
 @pytest.mark.parametrize("text, value", [("8/255", 8 / 255), ("1e-3", 1e-3), ("2*.1", 0.2), ("-1/2", -0.5), (".3", 0.3), ("inf", float("inf"))])
 def test_a_number_may_be_written_as_in_the_notebooks(text, value):
-    assert plans.parse_value(text, 0.1) == value
+    assert parameters.parse_value(text, 0.1) == value
 
 
 @pytest.mark.parametrize("text", ["8/", "__import__('os').system('true')", "1/0", "eps", "[8/255", "9" * 5000, "(" * 3000, "true"])
 def test_what_is_no_number_is_refused_and_nothing_is_run(text):
     with pytest.raises(ValueError, match="is not of type float|is not YAML") as e:
-        plans.parse_value(text, 0.1)
+        parameters.parse_value(text, 0.1)
     assert len(str(e.value)) < 500
 
 
@@ -194,7 +194,7 @@ def test_parameters_are_read_and_not_run(tmp_path):
     source = "a: float = 8/255\nb = 2*a\nc = [a, -1]\nd = __import__('os').getcwd()\ne = {'x': (1, 2)}\nf = 'text'\ng = 10**9**9\nh = open('x', 'w')"
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source}
     (tmp_path / "10_a.ipynb").write_text(json.dumps({"cells": [cell]}))
-    got = plans.parameters_of(tmp_path / "10_a.ipynb")
+    got = parameters.parameters_of(tmp_path / "10_a.ipynb")
     assert got == {"a": 8 / 255, "b": 16 / 255, "c": [8 / 255, -1], "d": None, "e": {"x": (1, 2)}, "f": "text", "g": None, "h": None}
 
 
@@ -232,8 +232,8 @@ def test_commas_in_quotes_do_not_separate(text, values):
 
 
 def test_a_sweep_reads_each_notebook_once(home, monkeypatch):
-    read, cells_of = [], plans.cells_of
-    monkeypatch.setattr(plans, "cells_of", lambda notebook: read.append(notebook.stem) or cells_of(notebook))
+    read, cells_of = [], parameters.cells_of
+    monkeypatch.setattr(parameters, "cells_of", lambda notebook: read.append(notebook.stem) or cells_of(notebook))
     assert len(sweeps.plan_sweep(home, [], ["steps=1,2,3"], "digits", [], None)) == 3
     assert sorted(read) == ["10_separation", "30_maxconfidence"]
 
@@ -380,9 +380,9 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
         except Exception as e:
             return e
 
-    assert reporting._deliberate(caught(lambda: check_images(torch.zeros(3))))
-    assert not reporting._deliberate(caught(lambda: report_tables.worst_case(None)))
-    assert not reporting._deliberate(caught(lambda: int("x")))
+    assert specs._deliberate(caught(lambda: check_images(torch.zeros(3))))
+    assert not specs._deliberate(caught(lambda: report_tables.worst_case(None)))
+    assert not specs._deliberate(caught(lambda: int("x")))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")

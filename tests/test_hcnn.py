@@ -18,6 +18,18 @@ from toys import images, linear
 from confnb.attacks import pgd
 from confnb.found import Found
 from confnb.keys import fingerprint
+from confnb.models import EOT, WithGradientOf
+from confnb.neighbours import (
+    HighlyConfident,
+    NegativeEntropy,
+    best_label,
+    each_label,
+    hcnn,
+    image_distance,
+    least_entropy,
+    mcn,
+    ncn,
+)
 from confnb.objectives import LogConfidence, LogOdds, Margin, NoGradient
 from confnb.runtime import generator, predict
 from confnb.search import maximize
@@ -25,24 +37,13 @@ from confnb.selective import ABSTAIN, reject, rejection_table
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 from confnb.topics.shells import (
-    EOT,
     DanskinShell,
-    HighlyConfident,
-    NegativeEntropy,
     NoGuarantee,
     Radii,
     Shell,
     StraightThrough,
     Unrolled,
-    WithGradientOf,
-    best_label,
     check_shell_guarantee,
-    each_label,
-    hcnn,
-    image_distance,
-    least_entropy,
-    mcn,
-    ncn,
     overshoot_start,
     places,
     shell_start,

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import images, linear
 
 from confnb import maxconfidence
-from confnb.found import Found, with_wrong_confidence, wrong_classes
+from confnb.found import Found, bundle, score_inside, with_wrong_confidence, wrong_classes
 from confnb.losses import label_smoothing_pairing
-from confnb.maxconfidence import bundle, every_class, max_confidence, score_inside
+from confnb.maxconfidence import every_class, max_confidence
 from confnb.objectives import CrossEntropy, LogConfidence, WrongConfidence
 from confnb.runtime import generator, predict, streams
 from confnb.search import maximize

@@ -11,7 +11,7 @@ import pytest
 from test_reproduce import PARAMETERS, PUBLISH, project, write_notebook
 
 from confnb import basics
-from confnb.workshop import gallery, plans, runner, runs, staleness
+from confnb.workshop import gallery, parameters, plans, runner, runs, staleness
 from confnb.workshop import site as site_module
 
 FORMULAS = [
@@ -131,7 +131,7 @@ def links_of(page):
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """The pages of this repository."""
-    root = plans.checkout(Path(runner.__file__).parent)
+    root = parameters.checkout(Path(runner.__file__).parent)
     folder = tmp_path_factory.mktemp("pages")
     site_module.pages(root, folder)
     return folder

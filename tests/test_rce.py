@@ -18,7 +18,6 @@ from torch import nn
 
 from confnb.architectures import preact_resnet
 from confnb.detector_attacks import (
-    DensityGap,
     NearestUndetected,
     OrthogonalSteps,
     ScoreOfMistake,
@@ -29,14 +28,15 @@ from confnb.detector_attacks import (
     max_score,
     orthogonal_pgd,
     rank_by_confidence,
-    typical_density,
 )
 from confnb.detectors import (
+    DensityGap,
     DensityScore,
     KDensity,
     confidence_score,
     non_me,
     non_me_score,
+    typical_density,
     within_class_distance,
 )
 from confnb.keys import fingerprint

@@ -14,38 +14,30 @@ from torch import nn
 from toys import images
 
 from confnb.attacks import fgsm, offset_logits
-from confnb.calibration import calibration_error, reliability
+from confnb.data import EXTENT, as_pixels, spheres, two_classes, unsupported
 from confnb.images import split
 from confnb.losses import Adversarial, CrossEntropyLoss
-from confnb.models import build
+from confnb.models import build, dropped_filters, layers_of
 from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
 from confnb.sets import BOX, Linf
-from confnb.statistics import binomial_interval
+from confnb.statistics import binomial_interval, calibration_error, reliability, top_k_error
 from confnb.topics.regularization import (
-    EXTENT,
     LogisticRegression,
     LogisticRegressions,
     SigmoidCrossEntropy,
     SpheresMLP,
     WithL2,
     along_rays,
-    as_pixels,
     boundary_radius,
-    dropped_filters,
     expert_weights,
     fooling_images,
-    layers_of,
     noise_images,
     offset_curve,
     prune_smallest,
     ray_ends,
     regressions,
     sphere_network,
-    spheres,
-    top_k_error,
-    two_classes,
-    unsupported,
 )
 from confnb.training import Recipe, fit
 

@@ -24,14 +24,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 from confnb import basics, detectors
-from confnb import calibration as regularization
+from confnb import statistics as regularization
 from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
 from confnb.data import load_data
-from confnb.evaluation import checks, report_page, report_tables, reporting, specs
+from confnb.evaluation import checks, loading, report_page, report_tables, reporting, specs
 from confnb.evaluation import command as command_module
-from confnb.maxconfidence import bundle, max_confidence
+from confnb.found import bundle
+from confnb.maxconfidence import max_confidence
 from confnb.models import build, outputs, save_weights
 from confnb.objectives import NoGradient
 from confnb.runtime import generator, predict
@@ -211,7 +212,7 @@ def colours(home):
 @pytest.mark.parametrize("spec", ["torchvision.models:resnet18", "timm:test_resnet.r160_in1k", "timm.models:test_vit"])
 def test_models_of_torchvision_and_timm(colours, spec, normalisation):
     pytest.importorskip(spec.split(".")[0].split(":")[0])
-    model = specs.model_from(spec, colours, **normalisation)
+    model = loading.model_from(spec, colours, **normalisation)
     x, y = colours.x_test[:3], colours.y_test[:3]
     assert isinstance(model, nn.Sequential) == bool(normalisation) and predict(model, x).shape == (3, 3)
     table = evaluate(model, x, y, {"fgsm": specs.attack_from("fgsm", Linf(8 / 255))})
@@ -231,17 +232,17 @@ def test_normalisation_outside_and_inside_are_the_same_model(home, digits, small
     assert isinstance(small_model[0], Normalize)
     (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 8))[1:])\n")
     save_weights(inner, "inner.safetensors")
-    outside = specs.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
+    outside = loading.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
     torch.testing.assert_close(predict(outside, digits.x_test), predict(small_model, digits.x_test))
 
 
 def test_factories_are_told_what_they_ask_for(home, digits, small_model):
-    assert predict(specs.model_from("own_nets:wide", digits, options={"filters": 4}), digits.x_test[:2]).shape == (2, 10)
-    first, second, other = (specs.model_from("own_nets:net", digits, seed=s) for s in (0, 0, 1))
+    assert predict(loading.model_from("own_nets:wide", digits, options={"filters": 4}), digits.x_test[:2]).shape == (2, 10)
+    first, second, other = (loading.model_from("own_nets:net", digits, seed=s) for s in (0, 0, 1))
     assert torch.equal(first[1].weight, second[1].weight) and not torch.equal(first[1].weight, other[1].weight)
     (home / "own_nets.py").write_text("from confnb.models import build\nready = build('model_a', (1, 16, 16), 10, filters=4)\n")
     sys.modules.pop("own_nets")
-    assert specs.model_from("own_nets:ready", digits) is sys.modules["own_nets"].ready
+    assert loading.model_from("own_nets:ready", digits) is sys.modules["own_nets"].ready
 
 
 # what is refused
@@ -766,7 +767,7 @@ def test_safetensors_are_told_from_pickles_whatever_the_length_of_their_header(t
     paddings = range(max(size - 200, 0), size)
     next(n for n in paddings if safetensors_of(net, path, "x" * n)[:8] == size.to_bytes(8, "little"))
     assert path.read_bytes()[:1] == b"\x80"
-    assert specs._with_weights(nn.Linear(2, 2, bias=False), path).weight.equal(net.weight)
+    assert loading._with_weights(nn.Linear(2, 2, bias=False), path).weight.equal(net.weight)
 
 
 def safetensors_of(net, path, padding):
@@ -778,7 +779,7 @@ def safetensors_of(net, path, padding):
 def test_pickles_of_every_protocol_are_refused(tmp_path, protocol):
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps({"a": [1.0] * 9}, protocol))
     with pytest.raises(basics.UsageError, match="is a pickle"):
-        specs._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+        loading._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])
@@ -872,16 +873,16 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
 
 def test_the_path_is_as_it_was_after_a_look_up(home):
     before = [*sys.path]
-    assert callable(specs.resolve("own_nets:net", "the model")) and specs.resolve("torchvision.models:resnet18", "the model")
+    assert callable(loading.resolve("own_nets:net", "the model")) and loading.resolve("torchvision.models:resnet18", "the model")
     with pytest.raises(basics.UsageError):
-        specs.resolve("no_such_nets:net", "the model")
+        loading.resolve("no_such_nets:net", "the model")
     assert sys.path == before
 
 
 def test_a_factory_may_import_what_lies_beside_it(home, digits):
     (home / "lazy_nets.py").write_text("def net(shape, classes):\n    import lazy_helper\n    return lazy_helper.make(shape, classes)\n")
     (home / "lazy_helper.py").write_text("from confnb.architectures import model_a\ndef make(shape, classes):\n    return model_a(shape, classes, 4)\n")
-    assert predict(specs.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
+    assert predict(loading.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["foolbox:LinfPGD", "torchattacks:PGD"])

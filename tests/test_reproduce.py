@@ -14,7 +14,7 @@ import pytest
 
 from confnb import basics
 from confnb.basics import MADE, enter
-from confnb.workshop import gallery, plans, runs, store, watching
+from confnb.workshop import gallery, parameters, plans, runs, store, watching
 
 RUN = [sys.executable, "-c", "from confnb.workshop.cli import main; main()"]
 PUBLISH = r"""
@@ -80,7 +80,7 @@ def project(root):
     (root / "nbs/profiles").mkdir()
     (root / "nbs/profiles/digits.yaml").write_text("steps: 7\nlater: 1\n")
     (root / "nbs/profiles/mnist.yaml").write_text("eps: 1e-1\n")
-    shutil.copy(plans.checkout(Path(__file__).parent) / "settings.ini", root)
+    shutil.copy(parameters.checkout(Path(__file__).parent) / "settings.ini", root)
     return root
 
 

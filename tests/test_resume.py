@@ -20,7 +20,7 @@ from confnb import basics
 from confnb.basics import PACKAGE
 from confnb.cache import cache_dir, remember
 from confnb.pictures import TORCHVISION
-from confnb.workshop import gallery, runner, runs, staleness, watching
+from confnb.workshop import gallery, parameters, runner, runs, staleness, topic_keys, watching
 from confnb.workshop import plans as plans_module
 from confnb.workshop import sweeps as sweeps_module
 
@@ -52,7 +52,7 @@ def project(root, between=None, first="", last=""):
     (root / "nbs/profiles").mkdir()
     (root / "nbs/profiles/digits.yaml").write_text("steps: 7\n")
     (root / "nbs/profiles/paper.yaml").write_text("steps: 1000\nname: digits\n")
-    shutil.copy(plans_module.checkout(Path(__file__).parent) / "settings.ini", root)
+    shutil.copy(parameters.checkout(Path(__file__).parent) / "settings.ini", root)
     return root
 
 
@@ -153,7 +153,7 @@ def test_a_description_of_odd_types_describes_nothing(tmp_path, told):
     (tmp_path / "out/figures").mkdir(parents=True)
     (tmp_path / "secret.csv").write_text("x")
     (tmp_path / "out/figures/man-T1.json").write_text(json.dumps(told))
-    assert runs._entry(plan, staleness.TopicResult(plans_module.Topic("separation", Path("10_separation.ipynb")), 1, None, {"man-T1": 1.0}, []), "man-T1", 1.0) is None
+    assert runs._entry(plan, staleness.TopicResult(parameters.Topic("separation", Path("10_separation.ipynb")), 1, None, {"man-T1": 1.0}, []), "man-T1", 1.0) is None
 
 
 def changed(path, text):
@@ -201,13 +201,13 @@ def test_parameters_library_versions_and_device_count(run, home, tmp_path, monke
     assert "parameters" in staleness.why_stale(plans_module.plan(home, [], settings=["eps=0.5"]), plan.topics[0])
     assert staleness.why_stale(plans_module.plan(home, [], settings=["steps=7"]), plan.topics[0]) is None
     shutil.copytree(PACKAGE, tmp_path / "confnb", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(staleness, "PACKAGE", tmp_path / "confnb")
+    monkeypatch.setattr(topic_keys, "PACKAGE", tmp_path / "confnb")
     for name, why in (("topics/shells", None), ("workshop/runs", None), ("statistics", "library")):
         (tmp_path / f"confnb/{name}.py").write_text("# changed\n")
         found = staleness.why_stale(plan, plan.topics[0])
         assert (found is None) if why is None else why in found
-    monkeypatch.setattr(staleness, "versions", lambda: {"torch": "0"})
-    monkeypatch.setattr(staleness, "devices", lambda _: "cuda (another)")
+    monkeypatch.setattr(topic_keys, "versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(topic_keys, "devices", lambda _: "cuda (another)")
     assert staleness.why_stale(plan, plan.topics[0]) == "changed since: library, versions, device"
 
 
@@ -215,7 +215,7 @@ def ran_with(root, monkeypatch, during):
     "A plan whose topic was run, as far as its stamp says, while `during` happened"
     monkeypatch.chdir(root)
     plan = plans_module.plan(root, ["separation"])
-    key = staleness.key_of(plan, plan.topics[0])
+    key = topic_keys.key_of(plan, plan.topics[0])
     monkeypatch.setattr(runner, "_execute", lambda *_: [during(), 0][1])
     assert runner.run_topic(plan, plan.topics[0], key=key).error is None
     return plan
@@ -244,25 +244,25 @@ def test_very_many_files_are_one_hash_and_each_counts(tmp_path, monkeypatch):
     for n in range(6):
         (tmp_path / f"data/{n % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"data/{n % 2}/{n}.png").write_bytes(b"x")
-    each = staleness._files(tmp_path / "data", tmp_path, {})
+    each = topic_keys._files(tmp_path / "data", tmp_path, {})
     assert [f[:2] for f in each] == [[f"data/{n % 2}/{n}.png", 1] for n in (0, 2, 4, 1, 3, 5)]
     (tmp_path / "data/0/self").symlink_to(tmp_path / "data")
-    assert staleness._files(tmp_path / "data", tmp_path, {}) == each
-    monkeypatch.setattr(staleness, "MANY", 3)
-    before = staleness._files(tmp_path / "data", tmp_path, {})
-    assert len(before) == 1 and before[0][:2] == ["data", 6] and staleness._files(tmp_path / "data", tmp_path, {}) == before
+    assert topic_keys._files(tmp_path / "data", tmp_path, {}) == each
+    monkeypatch.setattr(topic_keys, "MANY", 3)
+    before = topic_keys._files(tmp_path / "data", tmp_path, {})
+    assert len(before) == 1 and before[0][:2] == ["data", 6] and topic_keys._files(tmp_path / "data", tmp_path, {}) == before
     for n in range(6):
         path = tmp_path / f"data/{n % 2}/{n}.png"
         undo = changed(path, lambda b: b + b"!")
-        assert staleness._files(tmp_path / "data", tmp_path, {})[0][2] != before[0][2]
+        assert topic_keys._files(tmp_path / "data", tmp_path, {})[0][2] != before[0][2]
         undo()
-    assert staleness._files(tmp_path / "data", tmp_path, {}) == before
+    assert topic_keys._files(tmp_path / "data", tmp_path, {}) == before
 
 
 def test_a_data_set_is_listed_once_for_a_grid(tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path))
-    listed, below = [], staleness._below
-    monkeypatch.setattr(staleness, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
+    listed, below = [], topic_keys._below
+    monkeypatch.setattr(topic_keys, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
     plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2,3"], "digits", [], None)
     monkeypatch.setattr(runs, "why_stale", lambda *_: None)
     monkeypatch.setattr(runs, "_reused", lambda plan, topic: staleness.TopicResult(topic, 1.0, None, {}, [], reused=True))
@@ -279,43 +279,43 @@ def test_named_data_sets_are_followed(run, home, tmp_path, monkeypatch):
     monkeypatch.setenv("CONFNB_DATA", str(tmp_path))
     for name, file in NAMED.items():
         plan = plans_module.plan(home, ["separation"], settings=[f"data={name}"])
-        keys = [staleness.key_of(plan, plan.topics[0])]
+        keys = [topic_keys.key_of(plan, plan.topics[0])]
         for text in "one", "other":
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text(text)
-            keys.append(staleness.key_of(plan, plan.topics[0]))
+            keys.append(topic_keys.key_of(plan, plan.topics[0]))
         assert len({k["data"] for k in keys}) == 3, name
         assert len({json.dumps(k | {"data": ""}) for k in keys}) == 1, name
 
 
 def test_what_a_topic_imports_is_followed():
-    found = staleness.library_of(plans_module.checkout(Path(__file__).parent) / "nbs/topics/30_separation.ipynb")
+    found = topic_keys.library_of(parameters.checkout(Path(__file__).parent) / "nbs/topics/30_separation.ipynb")
     assert {"maxconfidence", "search", "runtime", "plots"} <= set(found) and not {m for m in found if m.startswith(("topics.", "workshop."))}
     modules = frozenset(("__init__", "search", "sets", "attacks", "topics.shells"))
-    assert staleness._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
-    assert staleness._imported("from confnb import Linf", modules) == {"sets"} and staleness._imported("from confnb import __version__", modules) == {"__init__"}
-    assert staleness._imported("from confnb import what", modules) == staleness._imported("from confnb.topics import what", modules) == modules
-    assert staleness._imported("from .search import Linf", modules) == staleness._imported("from ..search import Found", modules, ("topics",)) == {"search"}
-    assert staleness._imported("from .shells import mcn", modules, ("topics",)) == staleness._imported("from confnb.topics import shells", modules) == {"topics.shells"}
+    assert topic_keys._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
+    assert topic_keys._imported("from confnb import Linf", modules) == {"sets"} and topic_keys._imported("from confnb import __version__", modules) == {"__init__"}
+    assert topic_keys._imported("from confnb import what", modules) == topic_keys._imported("from confnb.topics import what", modules) == modules
+    assert topic_keys._imported("from .search import Linf", modules) == topic_keys._imported("from ..search import Found", modules, ("topics",)) == {"search"}
+    assert topic_keys._imported("from .shells import mcn", modules, ("topics",)) == topic_keys._imported("from confnb.topics import shells", modules) == {"topics.shells"}
 
 
 @pytest.mark.parametrize("code", ["import confnb", "import confnb as c", "from confnb import *", "import confnb, math", "x = = 1",
                                   "import importlib\nimportlib.import_module('confnb.' + name)", "__import__('confnb')"])
 def test_where_it_cannot_be_told_every_module_counts(tmp_path, code):
     write_notebook(tmp_path / "10_tiny.ipynb", (code,))
-    assert {"search", "attacks", "evaluation.reporting", "topics.shells", "maxconfidence"} <= set(staleness.library_of(tmp_path / "10_tiny.ipynb"))
+    assert {"search", "attacks", "evaluation.reporting", "topics.shells", "maxconfidence"} <= set(topic_keys.library_of(tmp_path / "10_tiny.ipynb"))
 
 
 @pytest.mark.parametrize("code", ["x = !ls", "a?", "if True:\n    %time 1", "!pip list", "%matplotlib inline\nfrom confnb.sets import Linf", "%%bash\nls", "?help"])
 def test_what_only_ipython_understands_stops_nothing(tmp_path, code):
     write_notebook(tmp_path / "10_tiny.ipynb", (code,), ("from confnb.sets import Linf",))
-    assert "sets" in staleness.library_of(tmp_path / "10_tiny.ipynb") and staleness._syntax(code)
+    assert "sets" in topic_keys.library_of(tmp_path / "10_tiny.ipynb") and topic_keys._syntax(code)
 
 
 def test_comments_and_docstrings_are_no_change():
-    assert staleness._syntax("def f():\n    'Says'\n    return 1  # one") == staleness._syntax("def f():\n    return 1") != staleness._syntax("def f():\n    return 2")
-    assert staleness._syntax("x = !ls a") != staleness._syntax("x = !ls b")
-    assert staleness._syntax("%%time\nx = 1") != staleness._syntax("%%time\nx = 2") and staleness._imported("%%time\nfrom confnb.sets import Linf", frozenset({"sets"})) == {"sets"}
+    assert topic_keys._syntax("def f():\n    'Says'\n    return 1  # one") == topic_keys._syntax("def f():\n    return 1") != topic_keys._syntax("def f():\n    return 2")
+    assert topic_keys._syntax("x = !ls a") != topic_keys._syntax("x = !ls b")
+    assert topic_keys._syntax("%%time\nx = 1") != topic_keys._syntax("%%time\nx = 2") and topic_keys._imported("%%time\nfrom confnb.sets import Linf", frozenset({"sets"})) == {"sets"}
 
 
 def test_again_runs_what_is_finished(run, home):
@@ -627,7 +627,7 @@ def test_a_terminal_shows_one_line_for_each_topic(monkeypatch):
     assert all(len(line) < 60 for line in stream.getvalue().splitlines())
     view.follow({"30_maxconfidence": at})
     assert "\x1b[2F\x1b[J" in stream.getvalue()
-    view.ended("30_maxconfidence", staleness.TopicResult(plans_module.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
+    view.ended("30_maxconfidence", staleness.TopicResult(parameters.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
     assert stream.getvalue().endswith("\x1b[1F\x1b[J  30_maxconfidence     done 70.0 s; 1 tables and figures\n")
 
 

@@ -19,9 +19,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from confnb import tables as records
 from confnb.adapters import Adapted, from_foolbox, from_torchattacks
 from confnb.attacks import pgd
-from confnb.found import Found
+from confnb.found import Found, bundle
 from confnb.keys import fingerprint
-from confnb.maxconfidence import bundle, max_confidence
+from confnb.maxconfidence import max_confidence
 from confnb.models import features
 from confnb.runtime import generator, predict
 from confnb.search import maximize

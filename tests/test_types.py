@@ -57,7 +57,7 @@ def test_a_user_sees_the_types_and_the_mistakes(mypy, tmp_path):
     (tmp_path / "use.py").write_text(USE)
     lines = mypy("use.py", cwd=tmp_path).splitlines()
     shown = [line.partition('Revealed type is "')[2].rstrip('"') for line in lines if "Revealed" in line]
-    ends = ["search.Found", "float", "DataFrame", "search.Found", "list[str]", "objectives.Margin"]
+    ends = ["found.Found", "float", "DataFrame", "found.Found", "list[str]", "objectives.Margin"]
     assert len(shown) == len(ends) and all(end in kind for kind, end in zip(shown, ends, strict=True)), shown
     mistakes = [line for line in lines if line.startswith("use.py") and "error:" in line]
     assert len(mistakes) == 3 and ["arg-type", "call-arg", "attr-defined"] == [line.rpartition("[")[2].rstrip("]") for line in mistakes]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..attacks import uniform_noise
 from ..checks import check_images
-from ..found import Found
-from ..maxconfidence import bundle, max_confidence
+from ..found import Found, bundle
+from ..maxconfidence import max_confidence
 from ..sets import Ball, as_ball
 
 # %% ../../nbs/topics/32_maxconfidence.ipynb #973ac914

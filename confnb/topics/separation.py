@@ -20,8 +20,8 @@ from typing_extensions import Unpack
 
 from ..attacks import confident_linf
 from ..checks import check_images, check_labels, check_whole
-from ..found import Found, keep_better
-from ..maxconfidence import max_confidence, score_inside
+from ..found import Found, keep_better, score_inside
+from ..maxconfidence import max_confidence
 from ..objectives import WrongOdds
 from ..runtime import streams
 from ..search import Climb

@@ -23,8 +23,8 @@ from common import batch_of, clock, recipes, report, timed
 
 from confnb.borrowing import device_of
 from confnb.data import load_data
-from confnb.found import wrong_classes
-from confnb.maxconfidence import max_confidence, most_confident, score_inside
+from confnb.found import score_inside, wrong_classes
+from confnb.maxconfidence import max_confidence, most_confident
 from confnb.models import seeded
 from confnb.networks import load_or_train
 from confnb.runtime import chunks

@@ -16,8 +16,8 @@ from common import batch_of, clock, report, timed
 from confnb import search as attacks
 from confnb.borrowing import device_of
 from confnb.data import load_data
-from confnb.detector_attacks import cw_white_box, typical_density
-from confnb.detectors import KDensity
+from confnb.detector_attacks import cw_white_box
+from confnb.detectors import KDensity, typical_density
 from confnb.losses import CrossEntropyLoss
 from confnb.models import features
 from confnb.networks import load_or_train

@@ -35,9 +35,10 @@ from torch.nn.utils import parametrize
 from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.models import seeded
+from confnb.neighbours import mcn
 from confnb.quantization import QuantLinear
 from confnb.sets import L2, Linf
-from confnb.topics.shells import Shell, mcn
+from confnb.topics.shells import Shell
 
 # how a pair is written down
 
