@@ -16,7 +16,7 @@ import yaml
 
 from confnb.models import build
 from confnb.runtime import predict
-from confnb.workshop import docs_build, in_step
+from confnb.workshop import api_pages, docs_build, in_step
 from confnb.workshop.plans import parameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,17 +86,17 @@ def test_a_docstring_begins_with_one_line(thing):
 
 def public(module):
     "The public functions and classes of a module"
-    names = {n.name for n in docs_build.public(file(module).read_text(encoding="utf-8"))}
+    names = {n.name for n in api_pages.public(file(module).read_text(encoding="utf-8"))}
     return [n for n in tree(module).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in names]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_parameters_of_long_signatures_are_described(module):
     "Of a public function with more than four parameters each has its comment"
-    said = docs_build.comments(file(module).read_text(encoding="utf-8"))
+    said = api_pages.comments(file(module).read_text(encoding="utf-8"))
     for f in public(module):
         if isinstance(f, ast.FunctionDef) and len(names := [a.arg for a in (*f.args.args, *f.args.kwonlyargs)]) > 4:
-            assert not (bare := set(names) - set(docs_build.described(f, said))), f"confnb.{module}.{f.name}: {bare}"
+            assert not (bare := set(names) - set(api_pages.described(f, said))), f"confnb.{module}.{f.name}: {bare}"
 
 
 MANY = {"search.maximize"}  # and the commands
@@ -158,7 +158,7 @@ def test_no_function_bears_its_modules_name_and_no_module_is_long(module):
 LONGEST = {
     "runtime": 760, "cache": 695, "data": 695, "models": 480, "search": 570, "maxconfidence": 410, "training": 400, "tables": 475, "detector_attacks": 410,
     "topics.shells": 685, "topics.regularization": 460, "evaluation.specs": 490, "evaluation.checks": 370, "evaluation.reporting": 385,
-    "workshop.site": 430, "workshop.plans": 445, "workshop.cluster": 400, "workshop.staleness": 490, "workshop.docs_build": 580,
+    "workshop.plans": 445, "workshop.cluster": 400, "workshop.staleness": 490,
 }  # fmt: skip
 
 
