@@ -320,9 +320,6 @@ def write_api(root: Path) -> list[Path]:
         (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
     return sorted(folder.glob("*.ipynb"))
 
-
-#| eval: false
-
 # %% ../../nbs/workshop/74_api_pages.ipynb #0b5d3a11
 #| eval: false
 if __name__ == "__main__":
