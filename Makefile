@@ -66,7 +66,7 @@ coverage: setup
 # the site, in _docs
 docs: setup
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.4 or later, which is not installed here: take it from https://quarto.org/docs/get-started, or run .venv/bin/nbdev_install_quarto. 'make preview-offline' gives pages without it."; exit 1; }
-	$(BIN)/python -m confnb.workshop.docs_build  # the API pages, which are built and not kept
+	$(BIN)/python -m confnb.workshop.api_pages  # the API pages, which are built and not kept
 	@touch README.md  # made by confnb.workshop.in_step, not by nbdev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
 

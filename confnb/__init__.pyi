@@ -39,6 +39,7 @@ from .basics import near as near
 from .basics import need as need
 from .basics import refuse_foreign as refuse_foreign
 from .basics import signed as signed
+from .basics import template as template
 from .basics import version_of as version_of
 from .basics import versions as versions
 from .basics import with_defaults as with_defaults

@@ -127,8 +127,17 @@ def test_missing_dev_extra_is_named(home, capsys, monkeypatch):
     assert not (home / "runs").exists()
 
 
+def test_missing_pandoc_is_named(home, capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pypandoc" else found(name))
+    status, out, err = command(capsys, monkeypatch, "pages")
+    assert (status, out) == (2, "") and err == (
+        "confnb: this command needs pypandoc, which the library alone does not bring: pip install 'confnb[dev]'\n"
+    )
+
+
 def test_import_needs_no_workshop():
-    absent = ("papermill", "nbconvert", "nbformat", "nbdev", "latex2mathml", "jupyter_client", "IPython")
+    absent = ("papermill", "nbconvert", "nbformat", "nbdev", "pypandoc", "bs4", "jupyter_client", "IPython")
     code = f"import sys\nfor m in {absent}: sys.modules[m] = None\nimport confnb.workshop.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ import yaml
 
 from confnb.models import build
 from confnb.runtime import predict
-from confnb.workshop import docs_build, in_step
+from confnb.workshop import api_pages, docs_build, in_step
 from confnb.workshop.parameters import parameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,17 +86,17 @@ def test_a_docstring_begins_with_one_line(thing):
 
 def public(module):
     "The public functions and classes of a module"
-    names = {n.name for n in docs_build.public(file(module).read_text(encoding="utf-8"))}
+    names = {n.name for n in api_pages.public(file(module).read_text(encoding="utf-8"))}
     return [n for n in tree(module).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in names]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_parameters_of_long_signatures_are_described(module):
     "Of a public function with more than four parameters each has its comment"
-    said = docs_build.comments(file(module).read_text(encoding="utf-8"))
+    said = api_pages.comments(file(module).read_text(encoding="utf-8"))
     for f in public(module):
         if isinstance(f, ast.FunctionDef) and len(names := [a.arg for a in (*f.args.args, *f.args.kwonlyargs)]) > 4:
-            assert not (bare := set(names) - set(docs_build.described(f, said))), f"confnb.{module}.{f.name}: {bare}"
+            assert not (bare := set(names) - set(api_pages.described(f, said))), f"confnb.{module}.{f.name}: {bare}"
 
 
 MANY = {"search.maximize"}  # and the commands
@@ -155,7 +155,7 @@ def test_no_function_bears_its_modules_name_and_no_module_is_long(module):
 
 
 # over the limit, each a cut that is still to be made: none may grow
-LONGEST = {"training": 400, "workshop.cluster": 355, "workshop.site": 430, "workshop.docs_build": 580}
+LONGEST = {"workshop.cluster": 355}  # over the limit by a few lines
 
 
 def imports_only(source):

@@ -11,7 +11,7 @@ import pytest
 from test_reproduce import PARAMETERS, PUBLISH, project, write_notebook
 
 from confnb import basics
-from confnb.workshop import gallery, parameters, plans, runner, runs, staleness
+from confnb.workshop import gallery, markdown, parameters, plans, runner, runs, staleness
 from confnb.workshop import site as site_module
 
 FORMULAS = [
@@ -30,15 +30,15 @@ FORMULAS = [
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas_convert(formula):
-    text = site_module.mathml(formula, display=True)
-    shown = re.sub(r"<[^>]+>", "", text)
-    assert "<math" in text and "\\" not in shown and "&amp;" not in shown
+    text = markdown.pandoc(f"$${formula}$$")
+    shown = re.sub(r"<annotation.*?</annotation>|<[^>]+>", "", text)
+    assert '<math display="block"' in text and "\\" not in shown and "&amp;" not in shown
 
 
-@pytest.mark.parametrize("formula", [r"\nonsense x", r"\frac{a}", "{a", r"\left( a", r"\begin{matrixx} a & b \end{matrixx}", r"\sqrt[3]"])
+@pytest.mark.parametrize("formula", [r"\nonsense x", r"\frac{a}", "{a", r"a \right)", r"\begin{matrixx} a & b \end{matrixx}", r"\sqrt[3]"])
 def test_formulas_that_cannot_be_shown_are_named(formula):
     with pytest.raises(ValueError, match=re.escape(formula)):
-        site_module.mathml(formula)
+        markdown.pandoc(f"A ${formula}$ here")
 
 
 def notebook(*cells):
@@ -54,10 +54,12 @@ def test_directives_and_hidden_cells_go():
         ("#| export\ndef f(): return 1", "code"),
         ("#| echo: false\nplot()", "code"),
     )
+    nb.cells[3].outputs = [nbformat.v4.new_output("stream", text="drawn")]
     shown = site_module.shown(nb)
-    assert [c.source for c in shown.cells] == ["def f(): return 1", "plot()"] and shown.cells[0].metadata["tags"] == ["exported"]
-    text = site_module.page(nb, Path("."), {})
-    assert "secret" not in text and "#|" not in text and "celltag_exported" in text and "plot" not in text.split("</style>")[1]
+    assert [c.source for c in shown.cells] == ["def f(): return 1", ""] and shown.cells[0].metadata["tags"] == ["exported"]
+    text = site_module.page(nb, Path("."), {}).split("</style>")[1]
+    assert "secret" not in text and "#|" not in text and "plot" not in text and "drawn" in text and text.count("sourceCode python") == 2
+    assert """data-tags='["exported"]'""" in text
 
 
 def test_links_and_pictures(tmp_path):
@@ -80,6 +82,30 @@ def test_outputs_bring_no_script():
     ]
     text = site_module.page(nb, Path("."), {})
     assert "<b>bold</b>" in text and "<script" not in text and "a warning" not in text
+
+
+def test_outputs_are_shown_in_their_best_form():
+    nb = notebook(("x", "code"))
+    pictures = {"image/png": "iVBORw0K\nGgo=\n", "image/svg+xml": "<svg/>"}
+    nb.cells[0].outputs = [
+        *(nbformat.v4.new_output("display_data", {kind: data, "text/plain": "<Figure>"}) for kind, data in pictures.items()),
+        nbformat.v4.new_output("display_data", {"text/markdown": "**mc-F1**: a ball of $\\epsilon$", "text/plain": "<Markdown>"}),
+        nbformat.v4.new_output("execute_result", {"text/html": "<table border='1'><tr><td>1</td></tr></table>", "text/plain": "rows"}),
+        nbformat.v4.new_output("execute_result", {"text/plain": "a < b"}),
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=["\x1b[31mE: <why>\x1b[0m"]),
+    ]
+    text = site_module.page(nb, Path("."), {}).split("</style>")[1]
+    assert 'src="data:image/png;base64,iVBORw0KGgo="' in text and 'src="data:image/svg+xml;base64,' in text
+    assert "<strong>mc-F1</strong>: a ball of <math" in text and "<table><tr><td>1" in text and "a &lt; b" in text and "E: &lt;why&gt;" in text
+    assert not re.search(r"\x1b|&lt;(Figure|Markdown)|rows|border=", text)
+
+
+def test_code_stays_as_it_is():
+    source = "x = 1  # a <b> & <!--code 0--> [@nobody2000x] $x$\nlink = '<a href=\"a.ipynb\">'"
+    text = site_module.page(notebook((source, "code"), ("```\n</div>\n```", "markdown")), Path("."), {})
+    from bs4 import BeautifulSoup
+
+    assert [e.text.strip() for e in BeautifulSoup(text, "html.parser")("pre")] == [source, "</div>"]
 
 
 def test_captions_are_escaped_and_tables_shown(tmp_path):
@@ -160,7 +186,7 @@ def test_pages_of_this_repository(offline):
     assert len(made) == len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
-        prose = re.sub(r"(?s)<(pre|code|style)\b.*?</\1>", "", page.read_text())
+        prose = re.sub(r"(?s)<(pre|code|style|annotation)\b.*?</\1>", "", page.read_text())
         assert not re.search(r"\$[^$\n]{1,200}\$|\\(frac|begin|text|max)\b|\[@\w", prose), page
 
 
@@ -171,8 +197,9 @@ def test_broken_links_are_found(tmp_path):
 
 
 CITED = {
-    "See [@wu2018reinforcing, section 3].": '(<a href="bibliography.html#ref-wu2018reinforcing">Wu et al. 2018</a>, section 3)',
-    "[@clopper1934use; @dvoretzky1956asymptotic]": 'Clopper and Pearson 1934</a>; <a href="bibliography.html#ref-dvoretzky1956asymptotic">Dvoretzky',
+    "See [@wu2018reinforcing, section 3].": '(<a href="#ref-wu2018reinforcing" role="doc-biblioref">Wu et al. 2018, sec. 3</a>)',
+    "[@clopper1934use; @dvoretzky1956asymptotic]": 'Clopper and Pearson 1934</a>; <a href="#ref-dvoretzky1956asymptotic" role="doc-biblioref">Dvoretzky',
+    "See [@pang2018towards].": '<div class="csl-entry" id="ref-pang2018towards" role="listitem">',
     "`[@not_a_citation]` in code": "<code>[@not_a_citation]</code>",
     "a [link](https://a.org/@b) and [x @ y]": '<a href="https://a.org/@b">link</a> and [x @ y]',
 }
@@ -181,8 +208,7 @@ CITED = {
 @pytest.mark.parametrize("text", CITED)
 def test_citations_become_links(text):
     nbs = Path(runner.__file__).parents[2] / "nbs"
-    assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs, {nbs / "reference/bibliography.ipynb": "bibliography.html"})
-    assert "cite:" not in site_module.page(notebook((text, "markdown")), nbs, {})  # where there is no such page the name stays
+    assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs / "topics", {})
 
 
 def test_a_citation_of_nothing_is_named(tmp_path):
@@ -191,11 +217,9 @@ def test_a_citation_of_nothing_is_named(tmp_path):
 
 
 def test_headings_bear_quartos_anchors():
-    from confnb.workshop import docs_build as made
-
     heads = ["mc-F1: one model, `its` bounds", "Twice", "Twice", "3 models, 99 %", "What is proved?"]
     text = site_module.page(notebook(("\n\n".join(f"## {h}" for h in heads), "markdown")), Path("."), {})
-    assert re.findall(r'<h2 id="([^"]+)"', text) == [made.anchor(h) + ("-1" if i == 2 else "") for i, h in enumerate(heads)]
+    assert re.findall(r'<h2 id="([^"]+)"', text) == markdown.anchors(heads)
 
 
 def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):

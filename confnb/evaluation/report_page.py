@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ..basics import UsageError, alone, foreign, writable
+from ..basics import UsageError, alone, foreign, template, writable
 from confnb.evaluation.report_figures import (
     calibration_figure,
     detector_figure,
@@ -177,8 +177,6 @@ def _lay_out(found: Report, folder: Path) -> dict[str, str]:
 # %% ../../nbs/evaluation/55_report_page.ipynb #98551daa
 def _page(found: Report, pictures: dict[str, str]) -> str:
     """Render the HTML of a report."""
-    from jinja2 import Environment, PackageLoader
-
     facts = {
         **found.manifest["model"],
         **found.manifest["parameters"],
@@ -186,16 +184,13 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
         "seconds": found.manifest["seconds"],
     }
     facts |= {k: v for k, v in found.manifest["versions"].items() if v}
-    template = Environment(
-        loader=PackageLoader("confnb", "templates"), autoescape=True, trim_blocks=True
-    ).get_template("report.html.j2")
     html = {
         name: _html(table)
         for name, table in found.tables.items()
         if name not in ("curve", "checks", "samples", "warnings")
     }
     told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
-    return template.render(
+    return template("report.html.j2").render(
         found=found,
         pictures=pictures,
         captions=CAPTIONS,

@@ -143,7 +143,7 @@ def pages_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("runs/pages"),
 ) -> None:
     """Make every notebook, as stored, a page that opens without a network."""
-    need("nbconvert", "nbformat", "latex2mathml")
+    need("nbformat", "bs4", "pypandoc")
     typer.echo(pages(checkout(), out))
 
 # %% ../../nbs/workshop/73_cli.ipynb #029bd73c

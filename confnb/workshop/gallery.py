@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..basics import PACKAGE
-from .site import inline, template, title_of
+from ..basics import PACKAGE, template
+from .markdown import inline
+from .site import title_of
 
 # %% ../../nbs/workshop/61_gallery.ipynb #151687ad
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def reproduce(
     Raises UsageError: the `dev` extra is not installed, or another run is at work in the folder.
     """
     view = say if isinstance(say, RunReporter) else RunReporter(say)
-    need("papermill", "ipykernel", "nbconvert", "nbformat", "latex2mathml")
+    need("papermill", "ipykernel", "nbformat", "bs4", "pypandoc")
     with _held(plan.folder):
         _begin(plan)
         ran = run_all({"": plan}, view, means or RunOptions(), again)[""]

@@ -103,7 +103,7 @@ def sweep(
 
     Raises UsageError: as in `reproduce`.
     """
-    need("papermill", "ipykernel", "nbconvert", "nbformat", "latex2mathml")
+    need("papermill", "ipykernel", "nbformat", "bs4", "pypandoc")
     with ExitStack() as held:
         held.enter_context(_held(out))
         _refuse_links(out, plans)
