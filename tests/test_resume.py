@@ -327,7 +327,7 @@ def test_again_runs_what_is_finished(run, home):
 
 def test_a_folder_takes_one_run_at_a_time(run):
     plan, *_ = run
-    with runs._held(plan.folder), pytest.raises(basics.UsageError, match="another run is at work"):
+    with basics.alone(plan.folder), pytest.raises(basics.UsageError, match="another run is at work"):
         runs.reproduce(plan)
     assert (plan.out / "index.html").exists()
 
@@ -342,14 +342,14 @@ def test_topics_side_by_side_lose_nothing_from_the_list(tmp_path, monkeypatch):
 
     monkeypatch.setattr(basics, "made_in", slowly)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: staleness._enter(tmp_path, name), "abcdefgh"))
+        list(pool.map(lambda name: basics.enter(tmp_path, name), "abcdefgh"))
     assert made_in(tmp_path) == {*"abcdefgh"}
 
 
 def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path))
     plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
-    with runs._held(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
+    with basics.alone(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
         sweeps_module.sweep(plans, Path("runs/digits-sweep"))
     assert counted_or_none(tmp_path) == []
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from ..basics import refuse_foreign, write_text
+from ..basics import enter, refuse_foreign, write_text
 from .gallery import belongs, identifiers_of
 from .plans import Plan, Topic, devices
 from confnb.workshop.staleness import (
@@ -27,7 +27,6 @@ from confnb.workshop.staleness import (
     TopicResult,
     _data,
     _data_hash,
-    _enter,
     _files_of,
     _outputs,
     _read_notebook,
@@ -233,7 +232,7 @@ def _install(plan: Plan, topic: Topic, made: Path, identifiers: Iterable[str]) -
     )
     new, ours = _outputs(made, identifiers), ours_in(plan.folder)
     refuse_foreign(plan.folder, [f"figures/{p.name}" for p in new], ours)
-    _enter(plan.folder, *(f"figures/{p.name}" for p in new))
+    enter(plan.folder, *(f"figures/{p.name}" for p in new))
     for path in new:
         os.replace(path, figures / path.name)
     for old in _outputs(figures, before - _taken(plan, topic)):

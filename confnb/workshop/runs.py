@@ -9,14 +9,13 @@ __all__ = ['manifest', 'different', 'commit', 'RunOptions', 'run_all', 'reproduc
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..basics import UsageError, enter, need, refuse_foreign, versions, write_text
+from ..basics import UsageError, alone, enter, need, refuse_foreign, versions, write_text
 from .gallery import IDENTIFIERS, claims_page, complaints_of, gallery_page, identifiers_of
 from .plans import Plan, Topic, devices, read_profile
 from .runner import _boxes, _cores, _failed, run_topic
@@ -220,24 +219,6 @@ def _result(future: Future, topic: Topic) -> TopicResult:
     except Exception as e:
         return _failed(topic, f"it could not be run: {' '.join(str(e).split())[:500] or type(e).__name__}")
 
-# %% ../../nbs/workshop/67_runs.ipynb #c8dc5e93
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; a killed run does not hold it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as lock:  # whatever a file of that name holds, it stays
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # not on this system
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is at work in {out}; wait for it, or name another folder with --out"
-            ) from None
-        yield
-
 # %% ../../nbs/workshop/67_runs.ipynb #efcb4952
 def reproduce(
     plan: Plan,  # the checked run
@@ -253,7 +234,7 @@ def reproduce(
     """
     view = say if isinstance(say, RunReporter) else RunReporter(say)
     need("papermill", "ipykernel", "nbconvert", "nbformat", "latex2mathml")
-    with _held(plan.folder):
+    with alone(plan.folder):
         _begin(plan)
         ran = run_all({"": plan}, view, means or RunOptions(), again)[""]
         return _complaints(_end(plan, ran))
