@@ -197,18 +197,21 @@ def run_all(
 def _watched(waiting: dict[Future, tuple[str, Plan, Topic]], view: RunReporter) -> dict[str, TopicResult]:
     """Wait for the topics while the view is told how they do; return what became of each."""
     ran: dict[str, TopicResult] = {}
-    while left := {f: w for f, w in waiting.items() if w[0] not in ran}:
-        done, _ = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in done:
-            label, _, topic = left[future]
-            ran[label] = _result(future, topic)
-            view.ended(label, ran[label])
-        now = {
-            label: progress_of(p, t)
-            for f, (label, p, t) in left.items()
-            if f not in done and _boxes(p.folder, t)
-        }
-        view.follow({label: p for label, p in now.items() if p})
+    try:
+        while left := {f: w for f, w in waiting.items() if w[0] not in ran}:
+            done, _ = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                label, _, topic = left[future]
+                ran[label] = _result(future, topic)
+                view.ended(label, ran[label])
+            now = {
+                label: progress_of(p, t)
+                for f, (label, p, t) in left.items()
+                if f not in done and _boxes(p.folder, t)
+            }
+            view.follow({label: p for label, p in now.items() if p})
+    finally:
+        view.follow({})  # a terminal gets its cursor back, also on Ctrl-C
     return ran
 
 # %% ../../nbs/workshop/67_runs.ipynb #28127f49
