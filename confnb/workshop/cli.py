@@ -154,7 +154,9 @@ def build_app(
     return app
 
 # %% ../../nbs/workshop/71_cli.ipynb #8333c5ec
-_Misuse: Any = typer.BadParameter.__base__  # what Click raises, or Typer's own copy of it, for words that it cannot read
+_Misuse: Any = (
+    typer.BadParameter.__base__
+)  # what Click raises, or Typer's own copy of it, for words that it cannot read
 
 
 def _sentence(e: Any) -> str:
