@@ -110,7 +110,7 @@ def detector_figure(
         x="auc",
         y="attack",
         hue="detector",
-        dodge=0.4,
+        dodge=0.4 if n > 1 else False,
         linestyles="none",
         errorbar=None,
         **marks,
