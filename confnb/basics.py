@@ -19,6 +19,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ._version import __version__
 
 # %% ../nbs/foundations/00_basics.ipynb #268583db
@@ -124,6 +126,31 @@ def template(
         loader=PackageLoader("confnb", "templates"), autoescape=True, trim_blocks=True
     ).get_template(name)
 
+# %% ../nbs/foundations/00_basics.ipynb #68150583
+@contextmanager
+def _locked(
+    path: Path,  # of the lock file
+    busy: str = "",  # what to say where another process or thread holds it; "" waits for it
+) -> Iterator[None]:
+    """Hold a lock file while the block runs; a folder that takes none does without.
+
+    Raises UsageError: it is held.
+    """
+    new, lock = not os.path.lexists(path), FileLock(path, 0 if busy else -1, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(busy) from None
+    except OSError:
+        new = False  # nobody may write here, or the file system has no locks
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if new:
+                path.unlink()
+        lock.release()
+
 # %% ../nbs/foundations/00_basics.ipynb #94099cfe
 MADE = ".confnb-made"  # the list of what was made in a folder, one path a line
 
@@ -144,10 +171,10 @@ def inside(name: str) -> bool:
 
 # %% ../nbs/foundations/00_basics.ipynb #43ce8cc1
 def enter(folder: Path, *names: str) -> None:
-    """Enter files into the list of what is made in `folder`, before they are made."""
-    known = made_in(folder)
-    if new := [n for n in dict.fromkeys(names) if n not in known]:
-        write_text(folder / MADE, "\n".join(sorted(known | set(new))) + "\n")
+    """Enter files into the list of what is made in `folder`, before they are made; one caller after the other."""
+    if not made_in(folder).issuperset(names):
+        with _locked(folder / f"{MADE}.lock"):
+            write_text(folder / MADE, "\n".join(sorted(made_in(folder).union(names))) + "\n")
 
 # %% ../nbs/foundations/00_basics.ipynb #8de2614c
 _FIRST = ":root { color-scheme: light dark; --ink: "  # in the style of every page; those of the first edition name no generator
@@ -208,35 +235,16 @@ def alone(
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    locks: list[int] = []
     try:
-        for path in (folder, folder / ".lock"):  # a run of the topics holds the file
-            if os.name == "posix" and path.exists():
-                locks.append(os.open(path, os.O_RDONLY))
-                _lock(locks[-1], folder, what)
-        try:
+        with _locked(
+            folder / ".lock",
+            f"another {what} is at work in {folder}; wait for it, or name another folder with --out",
+        ):
             yield
-        finally:
-            for p in made:
-                with suppress(OSError):
-                    p.rmdir()
     finally:
-        for lock in locks:
-            os.close(lock)
-
-# %% ../nbs/foundations/00_basics.ipynb #bfe9b767
-def _lock(lock: int, folder: Path, what: str) -> None:
-    "Take the lock of a file or a folder, where its file system has such"
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another {what} is at work in {folder}; wait for it, or name another folder with --out"
-        ) from None
-    except OSError:
-        pass
+        for p in made:
+            with suppress(OSError):
+                p.rmdir()
 
 # %% ../nbs/foundations/00_basics.ipynb #4623de38
 def version_of(package: str) -> str | None:

@@ -76,7 +76,7 @@ def _hash(*tensors: Tensor) -> str:
     found = hashlib.sha256()
     for t in tensors:
         found.update(f"{t.dtype}{tuple(t.shape)}".encode())
-        found.update(t.detach().cpu().contiguous().numpy())
+        found.update(t.detach().cpu().contiguous().numpy().data)
     return found.hexdigest()
 
 # %% ../nbs/foundations/23_networks.ipynb #703373d3
@@ -138,7 +138,8 @@ def write_card(card: Card, path: str | Path) -> None:
     Raises OSError: the file cannot be written.
     """
     write_text(
-        path, yaml.safe_dump({"key": card.key, **in_words(vars(card))}, sort_keys=False, allow_unicode=True)
+        Path(path),
+        yaml.safe_dump({"key": card.key, **in_words(vars(card))}, sort_keys=False, allow_unicode=True),
     )
 
 
@@ -206,7 +207,7 @@ def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, 
     checkpoint = Checkpoint(cache_dir() / "training" / f"{key}.safetensors")
 
     def compute() -> nn.Module:
-        _fit(*given, checkpoint)
+        _fit(*(*given, checkpoint))
         return model
 
     remember("model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path))
@@ -275,8 +276,9 @@ def from_words(
     if not (isinstance(words, dict) and len(words) == 1):
         return words
     ((name, given),) = words.items()
-    kind = getattr(importlib.import_module("confnb"), name, None)
-    if not is_dataclass(kind):
+    kind: Any = getattr(importlib.import_module("confnb"), name, None)
+    known = is_dataclass(kind)
+    if not known:
         raise ValueError(f"a card names {name!r}, and confnb has no such class")
     return kind(**{field: from_words(value) for field, value in given.items()})
 
@@ -290,7 +292,9 @@ def read_entry(
     """
     folders = zoo_folders()
     if name not in folders:
-        raise ValueError(f"no network {name!r} ships{near(name, folders)}; `confnb zoo` lists those that do")
+        raise ValueError(
+            f"no network {name!r} ships{near(name, list(folders))}; `confnb zoo` lists those that do"
+        )
     return read_card(folders[name] / CARD)
 
 # %% ../nbs/foundations/23_networks.ipynb #f71f46e2

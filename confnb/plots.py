@@ -21,14 +21,27 @@ import pandas as pd
 from .basics import write_whole
 
 # %% ../nbs/foundations/27_plots.ipynb #ff3f6895
+_INKS = (
+    "#0173b2",
+    "#de8f05",
+    "#029e73",
+    "#d55e00",
+    "#cc78bc",
+    "#ca9161",
+    "#fbafe4",
+    "#949494",
+    "#ece133",
+    "#56b4e9",
+)
+_BLUE, _ORANGE, _GREEN, _RED, _PINK, _BROWN, _ROSE, _GREY, _YELLOW, _SKY = _INKS  # seaborn's "colorblind"
 PALETTE = {
-    "undefended": "#0173b2",
-    "regularised": "#de8f05",
-    "adversarially trained": "#029e73",
-    "CE": "#0173b2",
-    "RCE": "#d55e00",
+    "undefended": _BLUE,
+    "regularised": _ORANGE,
+    "adversarially trained": _GREEN,
+    "CE": _BLUE,
+    "RCE": _RED,
     "MaxConfidence": "#000000",
-    "loss-maximising PGD": "#949494",
+    "loss-maximising PGD": _GREY,
     "upper bound": "#777777",
 }
 LINES = {
@@ -40,7 +53,7 @@ LINES = {
     "MaxConfidence": "-",
     "loss-maximising PGD": "--",
 }
-OTHERS = ("#cc78bc", "#ca9161", "#56b4e9", "#949494", "#ece133")
+OTHERS = (_PINK, _BROWN, _SKY, _GREY, _YELLOW)
 DASHES: tuple[Any, ...] = ("-.", (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (8, 2, 1, 2, 1, 2)))
 _looks: dict[str, int] = {}  # the number of the look of each name that is not in PALETTE
 
@@ -113,7 +126,9 @@ def use_style() -> None:
     A notebook's pictures hold no software version.
     """
     import matplotlib.pyplot as plt
+    import seaborn as sns
 
+    sns.set_palette(_INKS)
     plt.rcParams.update(STYLE)
     if _in_notebook():  # elsewhere the call would start an IPython of its own
         try:

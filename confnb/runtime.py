@@ -296,4 +296,5 @@ def progress(
     label: str,  # what the bar is called
 ) -> Any:
     """Give the same iterable with a progress bar, on terminals only; it disappears when done."""
+    # tqdm and not rich: bars stand within bars and in threads here
     return tqdm(things, desc=label, leave=False, disable=None, mininterval=1)

@@ -8,7 +8,7 @@ __all__ = ['ABSTAIN', 'success_fail', 'curve_at', 'plot_success_fail', 'choose_t
 
 # %% ../nbs/confidence/25_selective.ipynb #0eb4cc82
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,18 +108,20 @@ def plot_success_fail(
     curves: Mapping[str, pd.DataFrame],  # tables of `success_fail` by the name of the model
     ax: Any,  # matplotlib axes
     band: bool = True,  # whether the failure band is shaded
+    look: Callable[[str], dict[str, Any]] | None = None,  # of a name's line; `plots.line` by default
 ) -> None:
     """Draw success-fail curves as staircases, with a dot at t = 1/2."""
     from confnb.plots import line
 
     for name, curve in curves.items():
-        ax.step(curve.failure[::-1], curve.success[::-1], where="post", **line(name))
-        look = {"color": line(name)["color"]}
+        style = (look or line)(name)
+        ax.step(curve.failure[::-1], curve.success[::-1], where="post", **style)
+        ink = {"color": style["color"]}
         if band:
             ends = curve.failure_low, curve.failure_high
-            ax.fill_betweenx(curve.success, *ends, step="post", alpha=0.12, linewidth=0, **look)
+            ax.fill_betweenx(curve.success, *ends, step="post", alpha=0.12, linewidth=0, **ink)
         half = curve_at(curve, 0.5)
-        ax.plot(half.failure, half.success, "o", markersize=6, markeredgecolor="white", zorder=5, **look)
+        ax.plot(half.failure, half.success, "o", markersize=6, markeredgecolor="white", zorder=5, **ink)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
     ax.set(xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
 

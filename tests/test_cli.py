@@ -259,6 +259,41 @@ def test_ctrl_c_in_the_first_moments_is_a_sentence(home, early):
     assert not (home / "runs").exists()
 
 
+def test_ctrl_c_while_the_modules_load_is_a_sentence(home):
+    slow = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "confnb.workshop.cli":
+            import os, time
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+from confnb.workshop.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", slow, "list"], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "confnb: stopped; nothing was begun\n")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [(["reproduce", "--jobs", "x"], "Invalid value for '-j' / '--jobs': "), (["reproduce", "--nope"], "No such option: --nope; see confnb reproduce --help"),
+     (["evaluate"], "Missing option '--model'; see confnb evaluate --help"), (["nope"], "No such command 'nope'; see confnb --help")],
+)  # fmt: skip
+def test_words_that_cannot_be_read_are_a_sentence(home, capsys, monkeypatch, words, says):
+    status, out, err = command(capsys, monkeypatch, *words)
+    assert status == 2 and out == "" and err.startswith(f"confnb: {says}") and err.count("\n") == 1
+
+
+def test_without_a_word_the_help_is_shown(home, capsys, monkeypatch):
+    status, _, err = command(capsys, monkeypatch)
+    assert status == 2 and err.startswith("Usage: confnb ") and "reproduce" in err
+
+
 # confnb evaluate
 
 NETS = """
@@ -394,7 +429,6 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
     assert not specs._deliberate(caught(lambda: int("x")))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
 def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
     code = "import sys, time; from pathlib import Path; from confnb.evaluation import report_page\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

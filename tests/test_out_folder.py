@@ -1,7 +1,6 @@
 """A command writes into a folder that somebody names, and replaces or removes only what an earlier call has made there."""
 
 import json
-import os
 import shutil
 
 import pytest
@@ -153,11 +152,9 @@ def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout):
         site.pages(checkout, out)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX systems")
-@pytest.mark.parametrize("holder", [lambda out: basics.alone(out), lambda out: runs._held(out)], ids=["pages", "reproduce"])
-def test_pages_wait_for_nobody_at_work_in_their_folder(checkout, tmp_path, holder):
+def test_pages_wait_for_nobody_at_work_in_their_folder(checkout, tmp_path):
     out = tmp_path / "site"
-    with holder(out), pytest.raises(basics.UsageError, match="another run is at work in .*site; wait for it, or name another folder"):
+    with basics.alone(out), pytest.raises(basics.UsageError, match="another run is at work in .*site; wait for it, or name another folder"):
         site.pages(checkout, out)
     assert site.pages(checkout, out).exists()
 

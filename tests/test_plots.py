@@ -110,7 +110,9 @@ def test_a_name_with_dollars_can_be_drawn(name):
 
 
 def test_the_style_is_valid_and_set():
+    seaborn = pytest.importorskip("seaborn")
     use_style()
+    assert seaborn.color_palette().as_hex() == seaborn.color_palette("colorblind").as_hex() == [*plots._INKS]
     assert all(plt.rcParams[k] == v for k, v in STYLE.items() if not k.endswith("color"))
 
 

@@ -117,7 +117,7 @@ def test_layout(run):
     figures = {f"figures/{i}.{k}" for i in ("hcnn-T1", "man-T1", "mc-F1a", "mc-F1b", "mc-X1") for k in ("png", "svg", "csv", "json")}
     stems = "10_separation", "30_maxconfidence"
     files = {f"{folder}/{s}.{e}" for s in stems for folder, e in (("notebooks", "ipynb"), ("pages", "html"), ("logs", "log"))}
-    assert found == figures | files | {"index.html", "claims.html", "manifest.json", "done/10_separation.json", ".lock", MADE}
+    assert found == figures | files | {"index.html", "claims.html", "manifest.json", "done/10_separation.json", MADE}
 
 
 def test_manifest(run):

@@ -327,7 +327,7 @@ def test_again_runs_what_is_finished(run, home):
 
 def test_a_folder_takes_one_run_at_a_time(run):
     plan, *_ = run
-    with runs._held(plan.folder), pytest.raises(basics.UsageError, match="another run is at work"):
+    with basics.alone(plan.folder), pytest.raises(basics.UsageError, match="another run is at work"):
         runs.reproduce(plan)
     assert (plan.out / "index.html").exists()
 
@@ -342,14 +342,14 @@ def test_topics_side_by_side_lose_nothing_from_the_list(tmp_path, monkeypatch):
 
     monkeypatch.setattr(basics, "made_in", slowly)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: staleness._enter(tmp_path, name), "abcdefgh"))
+        list(pool.map(lambda name: basics.enter(tmp_path, name), "abcdefgh"))
     assert made_in(tmp_path) == {*"abcdefgh"}
 
 
 def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path))
     plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
-    with runs._held(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
+    with basics.alone(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
         sweeps_module.sweep(plans, Path("runs/digits-sweep"))
     assert counted_or_none(tmp_path) == []
 
@@ -618,17 +618,37 @@ def test_means_are_checked():
 def test_a_terminal_shows_one_line_for_each_topic(monkeypatch):
     import io
 
-    monkeypatch.setattr(runner.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
     stream = io.StringIO()
     view = watching.on_terminal(stream)
     at = watching.Progress(65, 3, 9, {"mc-F1a": 3.0}, "mc-F1b", 70.0)
     view.follow({"30_maxconfidence": at, "20_hcnn": watching.Progress(1, 0, 9, {}, "", None)})
-    assert stream.getvalue().count("\n") == 2 and "mc-F1b   cell 3 of 9, 1 published" in stream.getvalue()
-    assert all(len(line) < 60 for line in stream.getvalue().splitlines())
+    screen = on_screen(stream)
+    assert len(screen) == 2 and "mc-F1b   cell 3 of 9, 1 published" in screen[0] and all(len(line) <= 60 for line in screen)
     view.follow({"30_maxconfidence": at})
-    assert "\x1b[2F\x1b[J" in stream.getvalue()
+    assert len(on_screen(stream)) == 1
     view.ended("30_maxconfidence", staleness.TopicResult(parameters.Topic("maxconfidence", Path("30_maxconfidence.ipynb")), 70.0, None, {"mc-F1a": 3.0}, []))
-    assert stream.getvalue().endswith("\x1b[1F\x1b[J  30_maxconfidence     done 70.0 s; 1 tables and figures\n")
+    done = "  30_maxconfidence     done 70.0 s; 1 tables and figures"
+    assert on_screen(stream)[0] == done and len(on_screen(stream)) == 2
+    view.follow({})
+    assert on_screen(stream) == [done] and stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h"), "the cursor is back"
+
+
+def on_screen(stream):
+    "The lines that a terminal shows which understands how a line is cleared and the cursor moved"
+    lines, row = [""], 0
+    for word in re.findall(r"\x1b\[[?\d]*[a-zA-Z]|[\r\n]|[^\x1b\r\n]+", stream.getvalue()):
+        if word == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif word == "\x1b[2K":
+            lines[row] = ""
+        elif word.endswith("A"):
+            row -= int(word[2:-1])
+        elif not word.startswith("\x1b") and word != "\r":
+            lines[row] += word
+    return [line.rstrip("\n") for line in lines if line.strip()]
 
 
 @pytest.mark.browser

@@ -70,10 +70,6 @@ def _device(name: str) -> torch.device:
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
-# %% ../../nbs/evaluation/57_command.ipynb #34a2547b
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
-
 # %% ../../nbs/evaluation/57_command.ipynb #e00e7874
 @contextmanager
 def _in_words() -> Iterator[None]:
@@ -142,7 +138,7 @@ def evaluate_command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Report what a model's confidence is worth: a page with tables and figures in DIR/index.html."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _in_words():
         _free(out)
         names, looks, sizes = (

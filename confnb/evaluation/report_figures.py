@@ -16,21 +16,20 @@ from torch import Tensor, nn
 
 from .specs import TOGETHER
 from ..maxconfidence import max_confidence
-from ..plots import show_images
+from ..plots import DASHES, _INKS, show_images
 from ..runtime import predict
-from ..selective import curve_at
+from ..selective import plot_success_fail
 from ..sets import Ball
 
 # %% ../../nbs/evaluation/54_report_figures.ipynb #4e7968f0
-_INKS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9", "#ca9161", "#949494")
-_DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
+_STROKES = ("--", ":", *DASHES)
 
 
 def _inks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Choose Matplotlib's settings for each name's line: black for all together, else colour and dash."""
     others = [n for n in names if n != TOGETHER]
     lines = {
-        n: {"color": _INKS[i % len(_INKS)], "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 1.4}
+        n: {"color": _INKS[i % len(_INKS)], "linestyle": _STROKES[i % len(_STROKES)], "linewidth": 1.4}
         for i, n in enumerate(others)
     }
     return lines | {TOGETHER: {"color": "#000000", "linestyle": "-", "linewidth": 2.0}}
@@ -50,41 +49,16 @@ def _axes(width: float = 6.2, height: float = 3.8) -> tuple[Any, Any]:
 def success_figure(
     curves: Mapping[str, pd.DataFrame],  # of `success_fail`, by the attack's name
 ) -> Any:
-    """Draw the success-fail curve of each attack by its name.
+    """Draw the success-fail curve of each attack by its name, with a mark at the threshold 1/2.
 
-    The curve of all attacks together has its band, and a mark at the threshold 1/2.
+    The curve of all attacks together has its band.
     """
     fig, ax = _axes()
-    inks = _inks(list(curves))
+    looks = {name: look | {"label": _plain(name)} for name, look in _inks(list(curves)).items()}
     for name, curve in curves.items():
-        ax.step(curve.failure[::-1], curve.success[::-1], where="post", label=_plain(name), **inks[name])
-    curve = curves[TOGETHER]
-    ax.fill_betweenx(
-        curve.success,
-        curve.failure_low,
-        curve.failure_high,
-        step="post",
-        alpha=0.12,
-        color="#000000",
-        linewidth=0,
-    )
-    half = curve_at(curve, 0.5)
-    ax.plot(
-        half.failure,
-        half.success,
-        "o",
-        color="#000000",
-        markersize=6,
-        markeredgecolor="white",
-        zorder=5,
-        label="threshold 1/2",
-    )
-    ax.set(
-        xlim=(-0.02, 1.02),
-        ylim=(0, 1.02),
-        xlabel="failure rate on attacked images",
-        ylabel="success rate on clean images",
-    )
+        plot_success_fail({name: curve}, ax, band=name == TOGETHER, look=looks.__getitem__)
+    ax.plot([], [], "o", color="#000000", markersize=6, markeredgecolor="white", label="threshold 1/2")
+    ax.set(xlabel="failure rate on attacked images", ylabel="success rate on clean images")
     ax.legend(loc="lower right", fontsize=8)
     return fig
 
@@ -122,22 +96,29 @@ def detector_figure(
     table: pd.DataFrame,  # of `detector_table`
 ) -> Any:
     """Draw the AUC of each detector, a group of marks for each attack."""
+    import seaborn as sns
+
     fig, ax = _axes(6.2, 0.5 * table.attack.nunique() + 1.4)
-    detectors, attacks = list(dict.fromkeys(table.detector)), list(dict.fromkeys(table.attack))
-    for i, name in enumerate(detectors):
-        rows = table[table.detector == name]
-        places = [attacks.index(a) + 0.6 * (i + 1) / (len(detectors) + 1) - 0.3 for a in rows.attack]
-        ax.plot(
-            rows.auc, places, "osD^vP*X"[i % 8], color=_INKS[i % len(_INKS)], label=_plain(name), markersize=6
-        )
-    ax.axvline(0.5, color="#777777", linestyle=":", linewidth=1)
-    ax.set(
-        yticks=range(len(attacks)),
-        yticklabels=[_plain(a) for a in attacks],
-        xlim=(-0.02, 1.02),
-        xlabel="AUC (0.5: a coin, 1: every mistake stands out)",
+    n = table.detector.nunique()
+    marks = {
+        "palette": [_INKS[i % len(_INKS)] for i in range(n)],
+        "markers": ["osD^vP*X"[i % 8] for i in range(n)],
+    }
+    shown = table.assign(attack=table.attack.map(_plain), detector=table.detector.map(_plain))
+    sns.pointplot(
+        shown,
+        x="auc",
+        y="attack",
+        hue="detector",
+        dodge=0.4 if n > 1 else False,
+        linestyles="none",
+        errorbar=None,
+        **marks,
+        markersize=6,
+        ax=ax,
     )
-    ax.invert_yaxis()
+    ax.axvline(0.5, color="#777777", linestyle=":", linewidth=1)
+    ax.set(xlim=(-0.02, 1.02), xlabel="AUC (0.5: a coin, 1: every mistake stands out)", ylabel="")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
 

@@ -6,17 +6,16 @@
 __all__ = ['Names', 'reproduce_command', 'list_command', 'store_command', 'pages_command', 'build_app', 'main']
 
 # %% ../../nbs/workshop/73_cli.ipynb #8c63a379
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..basics import UsageError, need
+from .__main__ import nothing_begun
 from .gallery import IDENTIFIERS
 from .parameters import checkout, topics
 from .plans import plan
@@ -63,7 +62,7 @@ def reproduce_command(
 ) -> None:
     """Rerun topics that are not finished, and lay out every table and figure in DIR/index.html."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _nothing_begun():
+    with nothing_begun():
         means, root = RunOptions(jobs, ray, cpus, gpus), checkout()
         plans = plan_sweep(root, names or [], sweeps, profile, settings or [], out) if sweeps else {}
         checked = (
@@ -77,27 +76,6 @@ def reproduce_command(
         )
     else:
         _run(checked.notes, checked.out, lambda view: reproduce(checked, view, means, again))
-
-# %% ../../nbs/workshop/73_cli.ipynb #34fe7723
-@contextmanager
-def _nothing_begun() -> Iterator[None]:
-    """End the process on Ctrl-C, within this block, with a sentence and status 130.
-
-    Nothing was written yet, and imports could turn the interrupt into another error.
-    """
-
-    def stop(*_: Any) -> None:
-        os.write(2, b"confnb: stopped; nothing was begun\n")
-        os._exit(130)
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        if before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, stop)
-        yield
-    finally:
-        if before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, before)
 
 # %% ../../nbs/workshop/73_cli.ipynb #72f6421b
 def _run(notes: list[str], out: Path, work: Callable[[RunReporter], list[str]]) -> None:
@@ -176,6 +154,20 @@ def build_app(
         app.command(name)(command)
     return app
 
+# %% ../../nbs/workshop/73_cli.ipynb #8333c5ec
+_Misuse: Any = (
+    typer.BadParameter.__base__
+)  # what Click raises, or Typer's own copy of it, for words that it cannot read
+
+
+def _sentence(e: Any) -> str:
+    """Say what was refused, and of words that could not be read also where the command is explained."""
+    if len(sys.argv) < 2:
+        return str(e)  # the help, which nothing was asked of
+    if not isinstance(e, _Misuse):
+        return f"confnb: {e}"
+    return f"confnb: {e.format_message().rstrip('.')}; see {e.ctx.command_path if e.ctx else 'confnb'} --help"
+
 # %% ../../nbs/workshop/73_cli.ipynb #758772df
 def main() -> None:
     """Run the command line and end the process with its status.
@@ -183,11 +175,11 @@ def main() -> None:
     The status is 0, 1 for a result with faults, or 2 for a request that was refused.
     """
     try:
-        with _nothing_begun():
+        with nothing_begun():
             app = build_app(*sys.argv[1:2])
-        app()
-    except (UsageError, OSError) as e:
-        typer.echo(f"confnb: {e}", err=True)
+        sys.exit(app(prog_name="confnb", standalone_mode=False) or 0)
+    except (UsageError, OSError, _Misuse) as e:
+        typer.echo(_sentence(e), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("confnb: stopped", err=True)

@@ -19,14 +19,13 @@ from typing import Any, TextIO
 
 import yaml
 
-from ..basics import refuse_foreign, write_text
+from ..basics import enter, refuse_foreign, write_text
 from .gallery import belongs, identifiers_of
 from .parameters import Topic
 from .plans import Plan, devices
 from confnb.workshop.staleness import (
     WORK,
     TopicResult,
-    _enter,
     _files_of,
     _outputs,
     _read_notebook,
@@ -232,7 +231,7 @@ def _install(plan: Plan, topic: Topic, made: Path, identifiers: Iterable[str]) -
     )
     new, ours = _outputs(made, identifiers), ours_in(plan.folder)
     refuse_foreign(plan.folder, [f"figures/{p.name}" for p in new], ours)
-    _enter(plan.folder, *(f"figures/{p.name}" for p in new))
+    enter(plan.folder, *(f"figures/{p.name}" for p in new))
     for path in new:
         os.replace(path, figures / path.name)
     for old in _outputs(figures, before - _taken(plan, topic)):

@@ -9,14 +9,13 @@ __all__ = ['manifest', 'different', 'commit', 'RunOptions', 'run_all', 'reproduc
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..basics import UsageError, enter, need, refuse_foreign, versions, write_text
+from ..basics import UsageError, alone, enter, need, refuse_foreign, versions, write_text
 from .gallery import IDENTIFIERS, claims_page, complaints_of, gallery_page, identifiers_of
 from .parameters import Topic
 from .plans import Plan, devices, read_profile
@@ -198,18 +197,21 @@ def run_all(
 def _watched(waiting: dict[Future, tuple[str, Plan, Topic]], view: RunReporter) -> dict[str, TopicResult]:
     """Wait for the topics while the view is told how they do; return what became of each."""
     ran: dict[str, TopicResult] = {}
-    while left := {f: w for f, w in waiting.items() if w[0] not in ran}:
-        done, _ = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in done:
-            label, _, topic = left[future]
-            ran[label] = _result(future, topic)
-            view.ended(label, ran[label])
-        now = {
-            label: progress_of(p, t)
-            for f, (label, p, t) in left.items()
-            if f not in done and _boxes(p.folder, t)
-        }
-        view.follow({label: p for label, p in now.items() if p})
+    try:
+        while left := {f: w for f, w in waiting.items() if w[0] not in ran}:
+            done, _ = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                label, _, topic = left[future]
+                ran[label] = _result(future, topic)
+                view.ended(label, ran[label])
+            now = {
+                label: progress_of(p, t)
+                for f, (label, p, t) in left.items()
+                if f not in done and _boxes(p.folder, t)
+            }
+            view.follow({label: p for label, p in now.items() if p})
+    finally:
+        view.follow({})  # a terminal gets its cursor back, also on Ctrl-C
     return ran
 
 # %% ../../nbs/workshop/69_runs.ipynb #28127f49
@@ -219,24 +221,6 @@ def _result(future: Future, topic: Topic) -> TopicResult:
         return future.result()
     except Exception as e:
         return _failed(topic, f"it could not be run: {' '.join(str(e).split())[:500] or type(e).__name__}")
-
-# %% ../../nbs/workshop/69_runs.ipynb #c8dc5e93
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; a killed run does not hold it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as lock:  # whatever a file of that name holds, it stays
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # not on this system
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is at work in {out}; wait for it, or name another folder with --out"
-            ) from None
-        yield
 
 # %% ../../nbs/workshop/69_runs.ipynb #efcb4952
 def reproduce(
@@ -253,7 +237,7 @@ def reproduce(
     """
     view = say if isinstance(say, RunReporter) else RunReporter(say)
     need("papermill", "ipykernel", "nbformat", "bs4", "pypandoc")
-    with _held(plan.folder):
+    with alone(plan.folder):
         _begin(plan)
         ran = run_all({"": plan}, view, means or RunOptions(), again)[""]
         return _complaints(_end(plan, ran))

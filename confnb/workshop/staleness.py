@@ -9,11 +9,8 @@ __all__ = ['KINDS', 'WORK', 'PAGES', 'TopicResult', 'why_stale', 'ours_in']
 import hashlib
 import json
 import math
-import os
 import re
-import threading
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -105,28 +102,8 @@ def _write_stamp(plan: Plan, ran: TopicResult, key: dict[str, str]) -> None:
         "files": {str(p): _sha256(out / p) for p in sorted(made)},
         "page": _look(plan, topic),
     }
-    _enter(out, f"done/{topic.stem}.json")
+    enter(out, f"done/{topic.stem}.json")
     write_text(out / "done" / f"{topic.stem}.json", json.dumps(stamp, indent=1) + "\n")
-
-# %% ../../nbs/workshop/66_staleness.ipynb #39207848
-_ENTERING = threading.Lock()
-
-
-def _enter(out: Path, *names: str) -> None:
-    """Enter files into the list of what is made in `out`, one topic after the other.
-
-    Topics side by side are threads here, and processes on a cluster.
-    """
-    with _ENTERING, ExitStack() as held:
-        try:
-            import fcntl
-
-            folder = os.open(out, os.O_RDONLY)
-            held.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            pass  # not on this system, or not in this file system
-        enter(out, *names)
 
 # %% ../../nbs/workshop/66_staleness.ipynb #97e169da
 def _outputs(figures: Path, identifiers: Iterable[str]) -> list[Path]:

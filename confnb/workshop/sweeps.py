@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..basics import UsageError, enter, need, refuse_foreign, write_text
+from ..basics import UsageError, alone, enter, need, refuse_foreign, write_text
 from .gallery import comparison
 from .parameters import choose, defaults_in
 from .plans import Plan, plan, read_profile
-from .runs import RunOptions, _begin, _complaints, _end, _held, _refuse_links, run_all
+from .runs import RunOptions, _begin, _complaints, _end, _refuse_links, run_all
 from .topic_keys import _hash
 from .watching import RunReporter
 
@@ -105,10 +105,10 @@ def sweep(
     """
     need("papermill", "ipykernel", "nbformat", "bs4", "pypandoc")
     with ExitStack() as held:
-        held.enter_context(_held(out))
+        held.enter_context(alone(out))
         _refuse_links(out, plans)
         for one in plans.values():
-            held.enter_context(_held(one.folder))
+            held.enter_context(alone(one.folder))
         refuse_foreign(out, ["index.html"])
         enter(out, "index.html")
         (out / "index.html").unlink(missing_ok=True)

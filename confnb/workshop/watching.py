@@ -8,7 +8,6 @@ __all__ = ['SILENCE', 'Progress', 'progress_of', 'clock', 'RunReporter', 'on_ter
 # %% ../../nbs/workshop/68_watching.ipynb #d4cb803f
 import itertools
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -169,22 +168,16 @@ def _words(p: Progress) -> str:
 def on_terminal(
     stream: TextIO,  # the terminal's, such as `sys.stdout`
 ) -> RunReporter:
-    """Make a reporter for a terminal, which rewrites the lines of the topics at work."""
-    shown = [0]
+    """Make a reporter for a terminal, which rewrites the lines of the topics at work until there are none."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-    def clear() -> None:
-        stream.write(f"\x1b[{shown[0]}F\x1b[J" if shown[0] else "")
-
-    def say(line: str) -> None:
-        clear()
-        stream.write(line + "\n")
-        shown[0] = 0
+    console = Console(file=stream, force_terminal=True, highlight=False, markup=False)
+    live = Live(console=console, auto_refresh=False, transient=True)
 
     def show(lines: list[str]) -> None:
-        clear()
-        width = shutil.get_terminal_size().columns - 1
-        stream.write("".join(line[:width] + "\n" for line in lines))
-        stream.flush()
-        shown[0] = len(lines)
+        live.start() if lines else live.stop()
+        live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=bool(lines))
 
-    return RunReporter(say, show)
+    return RunReporter(lambda line: console.print(line, soft_wrap=True), show)
