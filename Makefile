@@ -1,4 +1,4 @@
-# Two commands: `make figures` and `make test`. Both set everything up first, in .venv.
+# Two commands: `make figures` and `make test`. Both set everything up first, in .venv. `make slow` runs the tests that take long.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -7,14 +7,18 @@ JOBS ?= 2
 CASES ?= 15000
 export MPLBACKEND ?= agg
 
-.PHONY: figures test setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
+.PHONY: figures test slow setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
 
 test: setup in-step notebooks
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
+
+# the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page
+slow: setup
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow
 
 setup: $(STAMP)
 
