@@ -388,6 +388,15 @@ from .training import Watch as Watch
 from .training import accuracy as accuracy
 from .training import crop_and_flip as crop_and_flip
 from .training import fit as fit
+from .verdicts import Estimate as Estimate
+from .verdicts import Holds as Holds
+from .verdicts import Need as Need
+from .verdicts import claims_table as claims_table
+from .verdicts import over_seeds as over_seeds
+from .verdicts import paired as paired
+from .verdicts import power as power
+from .verdicts import share as share
+from .verdicts import told as told
 from .workshop.cluster import evaluate_sharded as evaluate_sharded
 from . import adapters as adapters
 from . import architectures as architectures
@@ -424,4 +433,5 @@ from . import statistics as statistics
 from . import tables as tables
 from . import topics as topics
 from . import training as training
+from . import verdicts as verdicts
 from . import workshop as workshop

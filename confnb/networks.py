@@ -221,7 +221,7 @@ def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, 
 def _card(model: nn.Module, weights: Path, words: dict[str, Any], data: Data) -> Card:
     "What is known of a network that was trained here"
     tested = len(data.x_test) if "x_test" in vars(data) else 0
-    right = accuracy(model, data.x_test, data.y_test) if tested else math.nan
+    right = round(accuracy(model, data.x_test, data.y_test), 4) if tested else math.nan
     made = {p: str(v) for p, v in versions().items() if p in ("confnb", "torch")}
     made["device"] = device_of(model).type
     hashed = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -218,12 +218,20 @@ def _show(shown: Any, caption: str) -> None:
     display(Markdown(caption))
 
 # %% ../nbs/foundations/27_plots.ipynb #813ff883
+def _save(figure: Any, stem: Path) -> None:
+    "Write a figure as STEM.png and STEM.svg, without a date in either; it is laid out once"
+    with write_whole(stem.with_name(f"{stem.name}.png")) as f:
+        figure.savefig(f, metadata={"Software": None})
+    layout = figure.get_layout_engine()
+    figure.set_layout_engine("none")
+    with write_whole(stem.with_name(f"{stem.name}.svg")) as f:
+        figure.savefig(f, metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine(layout)
+
+
 def _write(identifier: str, figure: Any, data: pd.DataFrame, out: Path) -> dict[str, str]:
     files = {kind: f"{identifier}.{kind}" for kind in ("png", "svg", "csv")}
-    with write_whole(out / files["png"]) as f:
-        figure.savefig(f, metadata={"Software": None})
-    with write_whole(out / files["svg"]) as f:
-        figure.savefig(f, metadata={"Date": None, "Creator": None})
+    _save(figure, out / identifier)
     with write_whole(out / files["csv"]) as f:
         data.to_csv(f, index=False)
     return files

@@ -204,6 +204,7 @@ print(sum(p.double().sum().item() for p in model.parameters()).hex())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_in_another(cache):
     def run(epochs):
         return subprocess.run([sys.executable, "-c", KILLED, str(epochs)], capture_output=True, text=True)

@@ -464,7 +464,7 @@ def _other_comments(package):
 
 def _other_library(package):
     for name, old, new in (
-        ("training", "pairing * F.mse_loss", "3 * pairing * F.mse_loss"),
+        ("losses", "pairing * F.mse_loss", "3 * pairing * F.mse_loss"),
         ("sets", "(2 * uniform(seeds, x) - 1)", "(1.5 * uniform(seeds, x) - 1)"),
     ):
         path = package / f"{name}.py"

@@ -28,7 +28,7 @@ from confnb.evaluation.report_figures import (
     sample_figure,
     success_figure,
 )
-from ..plots import STYLE
+from ..plots import STYLE, _save
 from ..tables import save_table
 
 # %% ../../nbs/evaluation/55_report_page.ipynb #a6d4e469
@@ -163,8 +163,7 @@ def _lay_out(found: Report, folder: Path) -> dict[str, str]:
     for name, table in found.tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     for name, figure in found.figures.items():
-        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        _save(figure, folder / name)
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
     manifest = (
         json.dumps(found.manifest | {"files": hashes}, indent=1, ensure_ascii=False, default=str) + "\n"

@@ -1,0 +1,227 @@
+"""Networks that ship: recipes in words, cards, and that none stands in for another training."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confnb import networks
+from confnb.data import load_data
+from confnb.losses import Adversarial, CrossEntropyLoss, SmoothingPairing
+from confnb.models import build
+from confnb.networks import (
+    CARD,
+    WEIGHTS,
+    NoWords,
+    from_words,
+    in_words,
+    keep,
+    load_model,
+    load_or_train,
+    read_card,
+    recipe_key,
+    shipped,
+    training_recipe,
+    zoo_folders,
+)
+from confnb.runtime import predict
+from confnb.sets import L2, Linf
+from confnb.topics.rce_kdensity import ReverseCrossEntropy
+from confnb.training import Recipe, accuracy, fit
+
+SHORT = Recipe(epochs=1, batch_size=64)
+
+
+@pytest.fixture
+def data():
+    return load_data("digits", train=200, test=50)
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    "A cache of its own, and a zoo that is empty"
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(networks, "ZOO", tmp_path / "zoo")
+    return tmp_path / "zoo"
+
+
+def trained(data, **change):
+    return load_or_train(**{**dict(name="model_a", data=data, recipe=SHORT, device="cpu", filters=2), **change})
+
+
+def weights_of(cache):
+    (found,) = (cache / "model").glob("*.safetensors")
+    return found
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def never(*_):
+    pytest.fail("trained again")
+
+
+losses = st.one_of(
+    st.just(CrossEntropyLoss()),
+    st.builds(Adversarial, st.builds(Linf, st.floats(0.01, 1)) | st.builds(L2, st.floats(0.1, 3)), st.integers(1, 40), st.none() | st.floats(0.001, 0.1), st.floats(0, 1), st.sampled_from([None, "auto", torch.bfloat16])),
+    st.builds(SmoothingPairing, st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0, 1), st.floats(0, 2), st.booleans()),
+    st.builds(ReverseCrossEntropy),
+)
+recipes = st.builds(Recipe, st.integers(1, 99), st.integers(1, 512), st.sampled_from(["adam", "sgd"]), st.floats(1e-5, 1), augment=st.booleans(), one_cycle=st.booleans(), steps=st.none() | st.integers(1, 10**6))
+
+
+@given(losses | recipes)
+def test_words_make_the_same_thing_again(thing):
+    assert from_words(yaml.safe_load(yaml.safe_dump(in_words(thing)))) == thing
+
+
+@given(losses | recipes, losses | recipes)
+def test_two_things_share_words_only_if_they_are_equal(a, b):
+    assert (in_words(a) == in_words(b)) == (type(a) is type(b) and a == b)
+
+
+def test_a_field_that_is_added_changes_no_card():
+    @dataclass(frozen=True)
+    class Later(Recipe):
+        warmup: int = 0
+
+    Later.__module__, Later.__name__ = Recipe.__module__, "Recipe"
+    assert in_words(Later(epochs=3, rate=0.1)) == in_words(Recipe(epochs=3, rate=0.1)) != in_words(Later(epochs=3, rate=0.1, warmup=2))
+
+
+class Mine:
+    pass
+
+
+@pytest.mark.parametrize("thing", [print, Mine(), {1: 2}, torch.ones(2), dataclass(frozen=True)(type("OfMine", (), {"__annotations__": {}}))()], ids=["function", "object", "numbered", "tensor", "dataclass"])
+def test_what_has_no_words_is_refused(thing):
+    with pytest.raises(NoWords, match="cannot be written on a card"):
+        in_words(thing)
+
+
+def test_a_network_that_ships_is_loaded_and_not_trained(zoo, data, monkeypatch):
+    first = trained(data)
+    entry = keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+    monkeypatch.setenv("CONFNB_CACHE", str(zoo.parent / "other"))
+    monkeypatch.setattr(networks, "_fit", never)
+    again, named = trained(data), load_model("digits/tiny", "cpu")
+    assert same(first, again) and same(first, named) and not again.training and not named.training
+    card = read_card(entry / CARD)
+    assert card.tested == 50 and card.accuracy == round(accuracy(first, data.x_test, data.y_test), 4) and torch.__version__.startswith(card.made_with["torch"])
+    assert torch.equal(predict(first, data.x_test), predict(named, data.x_test)) and not (zoo.parent / "other").exists()
+
+
+CHANGES = [
+    {"seed": 1},
+    {"recipe": replace(SHORT, epochs=2)},
+    {"recipe": replace(SHORT, rate=2e-3)},
+    {"loss": SmoothingPairing()},
+    {"filters": 3},
+    {"stop_at": 0.05},
+    {"name": "three_layer_cnn"},
+    {"data": "an image"},
+    {"data": "a label"},
+    {"data": "order"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda c: "-".join(c))
+def test_no_other_training_gets_it(zoo, data, change):
+    trained(data)
+    keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+    x, y = data.x_train.clone(), data.y_train.clone()
+    if change.get("data") == "an image":
+        x[3, 0, 5, 5] += 1e-6 if x[3, 0, 5, 5] < 0.5 else -1e-6
+    elif change.get("data") == "a label":
+        y[7] = (y[7] + 1) % 10
+    elif change.get("data") == "order":
+        x, y = x.flip(0), y.flip(0)
+    change = {k: v for k, v in change.items() if k != "data"} | {"data": replace(data, x_train=x, y_train=y)}
+    given = dict(name="model_a", data=data, loss=CrossEntropyLoss(), recipe=SHORT, seed=0, stop_at=None) | {k: v for k, v in change.items() if k != "filters"}
+    words = training_recipe(**given, settings={"filters": change.get("filters", 2)})
+    assert shipped(words) is None
+
+
+def test_what_has_no_words_is_trained_though_a_network_ships(zoo, data):
+    trained(data)
+    keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+
+    def loss(model, x, y, rng, progress):
+        return -CrossEntropyLoss()(model, x, y, rng, progress)
+
+    assert not same(trained(data), trained(data, loss=loss))
+    assert not same(trained(data), trained(data, name=lambda shape, classes, filters: build("model_a", shape, classes, seed=5, filters=filters)))
+
+
+def test_weights_or_cards_that_were_changed_are_not_used(zoo, data, monkeypatch):
+    first = trained(data)
+    entry = keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+    monkeypatch.setenv("CONFNB_CACHE", str(zoo.parent / "other"))
+    good = (entry / WEIGHTS).read_bytes()
+    (entry / WEIGHTS).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.warns(UserWarning, match="not those that its card is about; the network is trained"):
+        assert same(trained(data), first)
+    with pytest.raises(ValueError, match="not those that its card is about"):
+        load_model("digits/tiny")
+    (entry / WEIGHTS).write_bytes(good)
+    text = (entry / CARD).read_text()
+    (entry / CARD).write_text(text.replace("seed: 0", "seed: 1"))
+    with pytest.raises(ValueError, match="the recipe on .* was changed"):
+        load_model("digits/tiny")
+    (entry / CARD).write_text("just words")
+    with pytest.warns(UserWarning, match="is no card of a network .*; the network is trained"):
+        trained(data, seed=1)
+
+
+def test_a_name_that_is_not_there_is_told(zoo, data):
+    trained(data)
+    keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+    with pytest.raises(ValueError, match=r"no network 'digits/tinny' ships \(did you mean digits/tiny\?\)"):
+        load_model("digits/tinny")
+    (zoo / "digits/tiny" / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="digits/tiny ships without weights"):
+        load_model("digits/tiny")
+
+
+@pytest.mark.parametrize("name", ["tiny", "a/b/c", "../a/b", "..", "a/..", "/a/b", ""])
+def test_a_name_that_is_none_is_refused(zoo, data, name):
+    trained(data)
+    with pytest.raises(ValueError, match="is called DATA/NAME"):
+        keep(weights_of(zoo.parent / "cache"), name, zoo)
+    assert not zoo.exists()
+
+
+def test_weights_of_another_card_are_not_kept(zoo, data):
+    trained(data)
+    path = weights_of(zoo.parent / "cache")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="does not hold the weights that its card is about"):
+        keep(path, "digits/tiny", zoo)
+
+
+def test_every_entry_of_the_package_is_whole_and_the_wheel_stays_small():
+    size = 0
+    for name, folder in zoo_folders().items():
+        card = read_card(folder / CARD)
+        assert card.data and 0 <= card.accuracy <= 1 and card.key == recipe_key(card.recipe), name
+        if (folder / WEIGHTS).exists():
+            assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == card.weights_sha256
+            model = load_model(name, "cpu")
+            assert predict(model, torch.rand(2, *card.recipe["shape"])).shape == (2, card.recipe["classes"])
+            size += (folder / WEIGHTS).stat().st_size
+    assert size <= 12 * 2**20
+
+
+@pytest.mark.parametrize("name", [n for n in zoo_folders() if n.startswith("digits/")][:1])
+def test_a_digits_entry_that_is_trained_again_is_the_same_network(name, tmp_path, monkeypatch):
+    card, shipped_model, digits = networks.read_entry(name), load_model(name, "cpu"), load_data("digits")
+    r = card.recipe
+    model = build(r["network"], r["shape"], r["classes"], r["seed"], **r["settings"])
+    held = {"held": (digits.x_val, digits.y_val), "stop_at": r["stop_at"]} if "stop_at" in r else {}
+    fit(model, digits.x_train, digits.y_train, from_words(r["loss"]), from_words(r["recipe"]), r["seed"], **held)
+    torch.testing.assert_close(predict(model, digits.x_test), predict(shipped_model, digits.x_test), atol=1e-3, rtol=1e-3)
