@@ -20,7 +20,7 @@ setuptools.setup(
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=setuptools.find_packages(include=["confnb", "confnb.*"]),
-    package_data={"confnb": ["py.typed", "*.pyi", "templates/*"]},
+    package_data={"confnb": ["py.typed", "*.pyi", "templates/*", "zoo/*/*/*"]},
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

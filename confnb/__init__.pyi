@@ -139,6 +139,9 @@ from .evaluation.specs import detector_from as detector_from
 from .evaluation.specs import kdensity_detector as kdensity_detector
 from .evaluation.specs import max_logit as max_logit
 from .evaluation.specs import negative_entropy as negative_entropy
+from .evaluation.zoo import cached_table as cached_table
+from .evaluation.zoo import zoo_command as zoo_command
+from .evaluation.zoo import zoo_table as zoo_table
 from .found import Attack as Attack
 from .found import Found as Found
 from .found import active_fraction as active_fraction

@@ -68,7 +68,7 @@ def test_the_first_names_cost_little_more_than_torch():
 def test_commands_that_look_at_no_model_load_no_torch():
     loaded = fresh("import sys, json\nfrom confnb.workshop.cli import build_app\nnames = [c.name for c in build_app('list').registered_commands]\n"
                    "print(json.dumps([names, 'torch' in sys.modules, [c.name for c in build_app().registered_commands]]))")
-    assert loaded[:2] == [["reproduce", "list", "store", "pages"], False] and set(loaded[2]) == {*loaded[0], "evaluate", "doctor"}
+    assert loaded[:2] == [["reproduce", "list", "store", "pages"], False] and set(loaded[2]) == {*loaded[0], "evaluate", "zoo", "doctor"}
 
 
 def test_modules_are_found_without_importing_them():

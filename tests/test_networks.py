@@ -225,3 +225,18 @@ def test_a_digits_entry_that_is_trained_again_is_the_same_network(name, tmp_path
     held = {"held": (digits.x_val, digits.y_val), "stop_at": r["stop_at"]} if "stop_at" in r else {}
     fit(model, digits.x_train, digits.y_train, from_words(r["loss"]), from_words(r["recipe"]), r["seed"], **held)
     torch.testing.assert_close(predict(model, digits.x_test), predict(shipped_model, digits.x_test), atol=1e-3, rtol=1e-3)
+
+
+def test_the_zoo_and_the_cache_are_listed(zoo, data, monkeypatch, capsys):
+    from confnb.evaluation.zoo import cached_table, zoo_command, zoo_table
+
+    monkeypatch.setattr(networks, "ZOO", zoo)
+    zoo_command()
+    assert "no network ships" in capsys.readouterr().out and zoo_table().empty
+    trained(data, loss=Adversarial(Linf(0.1), steps=1))
+    (row,) = cached_table().itertuples()
+    keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo)
+    zoo_command()
+    said = capsys.readouterr().out
+    assert said.startswith("digits/tiny\n  model_a(filters=2); ") and "Adversarial(ball=Linf(eps=0.1), steps=1); Recipe(epochs=1, batch_size=64), seed 0" in said
+    assert f"right on {100 * row.right:.1f} % of 50 test images" in said and zoo_table().iloc[0].drop("name").equals(cached_table().iloc[0].drop("name"))

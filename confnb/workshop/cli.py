@@ -148,8 +148,9 @@ def build_app(
     if asked not in commands:
         from confnb.workshop.doctor import doctor_command
         from confnb.evaluation.command import evaluate_command
+        from confnb.evaluation.zoo import zoo_command
 
-        commands |= {"evaluate": evaluate_command, "doctor": doctor_command}
+        commands |= {"evaluate": evaluate_command, "zoo": zoo_command, "doctor": doctor_command}
     for name, command in commands.items():
         app.command(name)(command)
     return app
