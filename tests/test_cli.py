@@ -429,6 +429,7 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
     assert not specs._deliberate(caught(lambda: int("x")))
 
 
+@pytest.mark.slow
 def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
     code = "import sys, time; from pathlib import Path; from confnb.evaluation import report_page\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

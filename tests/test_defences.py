@@ -148,6 +148,7 @@ def reported(model, data, threat=BALL):
 
 
 @pytest.mark.parametrize("kind", DEFENCES, ids=lambda kind: kind.__name__)
+@pytest.mark.slow
 def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits):
     "Either the report's attacks break it as those that know it do, or a check fails"
     defence, rows = kind(small_model), images_module.stratified_order(digits.y_test)[:POINTS].sort().values
@@ -209,6 +210,7 @@ def test_honest_models_pass_every_check(kind, threat, digits):
 
 
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
+@pytest.mark.slow
 def test_a_model_that_is_only_more_or_less_sure_passes_every_check(temperature, small_model, digits):
     model = copy.deepcopy(small_model)
     with torch.no_grad():

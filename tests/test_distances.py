@@ -196,6 +196,7 @@ def contest(request, problem):
     return {name: np.where(right[name], distances(z, x), np.inf) for name, z in points.items()}
 
 
+@pytest.mark.slow
 def test_cw_l2_is_as_good_as_that_of_foolbox(contest):
     ours, theirs = contest["cw_l2"], contest["foolbox's C&W"]
     assert np.isfinite(ours).sum() >= np.isfinite(theirs).sum() >= 15

@@ -25,6 +25,7 @@ def run(root, out):
     return plan, runs.reproduce(plan, say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
     out = checkout / "mydir"
     mine = {".lock": "a lock of my own", "work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
@@ -47,6 +48,7 @@ def test_a_folder_in_which_something_would_be_lost_is_refused_before_anything_ru
     assert (out / name).read_text() == '{"mine": 1}' and not (out / "logs").exists()
 
 
+@pytest.mark.slow
 def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
     out, victim = checkout / "given", checkout / "victim"
     run(checkout, out)
@@ -61,6 +63,7 @@ def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
     assert (victim / "data.csv").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout):
     out = checkout / "first"
     run(checkout, out)
@@ -113,6 +116,7 @@ def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
     assert basics.inside(name) == stays
 
 
+@pytest.mark.slow
 def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout):
     out, pages = checkout / "later", checkout / "later-site"
     run(checkout, out)
@@ -144,6 +148,7 @@ def test_offline_pages_of_the_first_edition_are_known_by_their_style(checkout):
         site.pages(checkout, out)
 
 
+@pytest.mark.slow
 def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout):
     out = checkout / "first-run"
     run(checkout, out)

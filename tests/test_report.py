@@ -120,6 +120,7 @@ def contents(folder):
 # the page
 
 
+@pytest.mark.slow
 def test_the_command_and_python_say_the_same(home, digits, small_model):
     done = command(*USUAL, "--out", "runs/mine")
     assert done.exit_code == 0, done.output
@@ -164,6 +165,7 @@ def test_everything_at_once(home, capsys):
     assert {"score confidence", "score own_nets:norm"} <= set(table.columns)
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_goes_on(home):
     done = command(*changed(USUAL, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
     assert done.exit_code == 130 and "goes on from there" in done.output and not (home / "mine").exists()
@@ -176,6 +178,7 @@ def test_killed_and_called_again_goes_on(home):
     assert calls.read_text() == "brighter brighter ", "an attack whose text has changed is another attack"
 
 
+@pytest.mark.slow
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
     reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
     before = contents(home / "mine")
@@ -219,6 +222,7 @@ def test_models_of_torchvision_and_timm(colours, spec, normalisation):
     assert table[table.attack == "fgsm"].linf.between(1e-3, 8 / 255 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_from_the_command_line(colours):
     pytest.importorskip("timm")
     words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--std", "0.2,0.2,0.2"]
@@ -447,6 +451,7 @@ class Sure(Saturated):
         return 6 * self.model(x)
 
 
+@pytest.mark.slow
 def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
     said = {kind: [s for s in odd(kind(small_model), digits)[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
@@ -551,6 +556,7 @@ def alone(model, digits, attack, **given):
 
 
 @pytest.mark.parametrize("attack, lost", [(leaving, 20), (astray, 11), (lazy, 0)])
+@pytest.mark.slow
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache
         found = alone(small_model, digits, attack, out="mine")
@@ -576,6 +582,7 @@ def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
 
 
+@pytest.mark.slow
 def test_warnings_of_an_attack_are_on_the_page_in_the_summary_and_still_given(home, small_model, digits):
     with pytest.warns(NoGradient, match="3 of 20"), pytest.warns(UserWarning, match="something else"):
         first = alone(small_model, digits, murmuring, out="mine")
@@ -596,6 +603,7 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
     for _ in "computed", "from the cache":
@@ -732,6 +740,7 @@ def test_a_folder_that_holds_somebody_elses_files_is_refused(home, small_model, 
     assert contents(home / "mine") == before
 
 
+@pytest.mark.slow
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
     reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **SMALL)
@@ -749,6 +758,7 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_mo
         reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
 
 
+@pytest.mark.slow
 def test_two_reports_do_not_write_one_folder(home, small_model, digits):
     with report_page._alone(home / "mine"):
         with pytest.raises(basics.UsageError, match="another report is at work in mine; wait for it, or name another folder"):
@@ -849,6 +859,7 @@ def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
         reporting.report(small_model, digits, "linf:0.1", **SMALL | given)
 
 
+@pytest.mark.slow
 def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
     found = reporting.report(small_model, digits, "linf:8/255", out="mine", **SMALL)
     assert found.summary[1].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
@@ -858,6 +869,7 @@ def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
 SHADOW = "raise RuntimeError('PIL.py of the current folder was run')\n"
 
 
+@pytest.mark.slow
 def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
     "Neither while a module is looked up, nor while it is imported, nor afterwards"
     for name in ("PIL", "matplotlib", "jinja2", "torchvision", "yaml"):

@@ -238,6 +238,7 @@ def test_store_refuses_errors_and_paths(run, home, tmp_path):
     assert source.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_command_ends_well_with_the_path_of_the_gallery(run, home):
     """Runs after the module's shared run, into a folder of its own, through the real command."""
     done = subprocess.run(

@@ -86,6 +86,7 @@ def run(home):
     return plan, runs.reproduce(plan, said.append, runs.RunOptions(jobs=2)), said
 
 
+@pytest.mark.slow
 def test_side_by_side_with_the_cores_divided(run, home):
     plan, complaints, said = run
     assert complaints == [] and sorted(counted(home)) == ["10_separation", "30_maxconfidence"]
@@ -577,6 +578,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 # grids
 
 
+@pytest.mark.slow
 def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch):
     root = project(tmp_path)
     monkeypatch.chdir(root)

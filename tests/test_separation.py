@@ -378,6 +378,7 @@ def test_one_attack_answers_every_p():
 
 @settings(deadline=None, max_examples=60)
 @given(odds=st.lists(st.floats(-40, 40) | st.sampled_from([0.0, 1.0]), min_size=1, max_size=20), level=st.floats(0.1, 0.99))
+@pytest.mark.slow
 def test_the_curve_is_what_a_loop_counts_and_falls(odds, level):
     curve = curve_of(np.array(odds), GRID, level)
     half = math.sqrt(math.log(2 / (1 - level)) / (2 * len(odds)))
