@@ -72,6 +72,8 @@ def zoo_command(
     table = cached_table() if cached else zoo_table()
     if table.empty:
         typer.echo("no network was trained here yet" if cached else "no network ships with this version")
-    for row in table.itertuples(index=False):
-        tested = f"; right on {100 * row.right:.1f} % of {row.of:,} test images" if row.of else ""
-        typer.echo(f"{row.name}\n  {row.network}; {row.data}{tested}\n  {row.loss}; {row.training}")
+    for row in table.to_dict("records"):
+        tested = f"; right on {100 * row['right']:.1f} % of {row['of']:,} test images" if row["of"] else ""
+        typer.echo(
+            f"{row['name']}\n  {row['network']}; {row['data']}{tested}\n  {row['loss']}; {row['training']}"
+        )

@@ -20,6 +20,7 @@ import yaml
 
 from .markdown import pandoc
 from .site import ROOMS
+from .store import VERDICTS, verdict_texts
 
 # %% ../../nbs/workshop/74_docs_build.ipynb #58b96301
 WEB = "https://github.com/confnb/confnb/blob/main"
@@ -40,6 +41,10 @@ def made(
     nbs, files = root / "nbs", {}
     if (nbs / "references.bib").exists():
         files["nbs/reference/bibliography.ipynb"] = bibliography(nbs).encode()
+    if (root / VERDICTS).exists():
+        files["nbs/reference/papers_against_this_run.ipynb"] = notebook(
+            *verdict_texts(root / VERDICTS)
+        ).encode()
     if (nbs / "sidebar.yml").exists():
         files["nbs/sidebar.yml"] = sidebar(root, files).encode()
     if (root / "confnb/__init__.pyi").exists():
