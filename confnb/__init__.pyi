@@ -250,7 +250,6 @@ from .objectives import gradient_at as gradient_at
 from .objectives import gradient_or_zero as gradient_or_zero
 from .pictures import TORCHVISION as TORCHVISION
 from .pictures import data_root as data_root
-from .plots import Claim as Claim
 from .plots import DASHES as DASHES
 from .plots import LINES as LINES
 from .plots import OTHERS as OTHERS
@@ -261,7 +260,6 @@ from .plots import color as color
 from .plots import drawable as drawable
 from .plots import line as line
 from .plots import publish as publish
-from .plots import publish_claims as publish_claims
 from .plots import show_images as show_images
 from .plots import table_figure as table_figure
 from .plots import use_style as use_style
@@ -391,6 +389,7 @@ from .training import Watch as Watch
 from .training import accuracy as accuracy
 from .training import crop_and_flip as crop_and_flip
 from .training import fit as fit
+from .verdicts import Claim as Claim
 from .verdicts import Estimate as Estimate
 from .verdicts import Holds as Holds
 from .verdicts import Need as Need
@@ -398,6 +397,7 @@ from .verdicts import claims_table as claims_table
 from .verdicts import over_seeds as over_seeds
 from .verdicts import paired as paired
 from .verdicts import power as power
+from .verdicts import publish_claims as publish_claims
 from .verdicts import share as share
 from .verdicts import told as told
 from .workshop.cluster import evaluate_sharded as evaluate_sharded

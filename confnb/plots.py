@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'LINES', 'OTHERS', 'DASHES', 'STYLE', 'color', 'line', 'drawable', 'use_style', 'show_images', 'Published',
-           'publish', 'table_figure', 'Claim', 'publish_claims']
+           'publish', 'table_figure']
 
 # %% ../nbs/foundations/27_plots.ipynb #2c5cf431
 import itertools
