@@ -14,6 +14,7 @@ import pytest
 
 from confnb import basics
 from confnb.basics import MADE, enter
+from confnb.verdicts import Claim, Estimate, Holds, Need, publish_claims, share
 from confnb.workshop import gallery, parameters, plans, runs, store, watching
 
 RUN = [sys.executable, "-c", "from confnb.workshop.cli import main; main()"]
@@ -351,9 +352,23 @@ def test_claims_are_counted_and_silence_is_named(run):
     entry = {"topic": "maxconfidence", "kind": "table", "caption": "claims", "files": {"csv": {"path": "figures/mc-X0.csv"}}}
     with_claims = told | {"identifiers": told["identifiers"] | {"mc-X0": entry}}
     text = gallery.claims_page(with_claims, out)
-    assert "<strong>2</strong> seen" in text and "<strong>1</strong> not seen" in text and "<strong>1</strong> not tested" in text
+    assert "<strong>2</strong> yes" in text and "<strong>1</strong> no" in text and "<strong>1</strong> not tested here" in text
     assert "0.2, [0.1, 0.3]" in text and "b &lt;c&gt;" in text and text.count("published no table") == 1
-    assert "2 seen, 1 not seen, 1 not tested" in gallery.gallery_page(with_claims, out)
+    assert "2 yes, 1 no, 0 undecided, 1 not tested here" in gallery.gallery_page(with_claims, out)
+
+
+def test_claims_have_verdicts_with_their_reasons_and_identities_are_not_counted(run, tmp_path):
+    out, told, *_ = run
+    claims = [
+        Claim("it falls", "s 1", Holds(high=50), [share(9, 300)], paper="26 of 300"),
+        Claim("it never <rises>", "s 2", Holds(high=5), [share(2, 2)], needs=[Need("points", 2, low=6)]),
+        Claim("it is so", "s 3", Holds(high=0), [Estimate(0, 0, 0)], kind="identity"),
+    ]
+    publish_claims("mc", claims, "c", out / "figures")
+    entry = {"topic": "maxconfidence", "kind": "table", "caption": "claims", "files": {"csv": {"path": "figures/mc-X0.csv"}}}
+    text = gallery.claims_page(told | {"identifiers": told["identifiers"] | {"mc-X0": entry}}, out)
+    assert "<strong>1</strong> yes" in text and "<strong>0</strong> no" in text and "<strong>1</strong> not tested here" in text
+    assert "3 [1.38, 5.62] %; the paper 26 of 300" in text and "points 2, not (at least 6)" in text and "(identity) it is so" in text and "&lt;rises&gt;" in text
 
 
 def test_foreign_figures_are_not_in_the_progress_of_a_topic(run):
