@@ -18,6 +18,8 @@ from confnb.runtime import generator, predict
 from confnb.sets import L2, Linf
 from confnb.training import Recipe
 
+pytestmark = pytest.mark.slow
+
 BALL, POINTS = Linf(0.15), 40
 
 

@@ -18,6 +18,8 @@ from confnb.objectives import Margin, NoGradient, TargetMargin
 from confnb.runtime import generator, predict
 from confnb.sets import Linf
 
+pytestmark = pytest.mark.slow
+
 
 def linear(seed=0, classes=2, gain=1.0):
     "A linear model of 1 x 5 x 5 images, with its weights (K, 25) and biases (K,)"

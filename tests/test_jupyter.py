@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = uuid.uuid4().hex
 NOTEBOOKS = ["how-to/add_a_data_set.ipynb", "foundations/03_runtime.ipynb"]

@@ -180,6 +180,7 @@ def broken(folder):
     return wrong
 
 
+@pytest.mark.slow
 def test_pages_of_this_repository(offline):
     """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
@@ -289,6 +290,7 @@ def every_page(request):
     return folder
 
 
+@pytest.mark.slow
 def test_no_link_is_broken(every_page):
     assert broken(every_page) == []
 
