@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .basics import write_whole
+from .borrowing import device_of
 
 # %% ../nbs/foundations/20_checkpoints.ipynb #2a8ed058
 def _parts(model: nn.Module) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ def save_checkpoint(
     """
     found = {f"model/{name}": t for name, t in _parts(model).items()}
     found |= {f"optimizer/{name}": t for name, t in _optimizer_parts(optimizer)}
-    found |= {f"generator/{name}": t for name, t in _generators(rng, next(model.parameters()).device).items()}
+    found |= {f"generator/{name}": t for name, t in _generators(rng, device_of(model)).items()}
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in found.items()}
     told = json.dumps(rows)
     with write_whole(path) as f:
@@ -99,7 +100,7 @@ def load_checkpoint(
         optimizer, {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
     )
     states = {n.removeprefix("generator/"): t for n, t in tensors.items() if n.startswith("generator/")}
-    _set_generators(states, rng, next(model.parameters()).device)
+    _set_generators(states, rng, device_of(model))
     return told
 
 # %% ../nbs/foundations/20_checkpoints.ipynb #297ff76c

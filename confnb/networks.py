@@ -25,13 +25,12 @@ from torch import Tensor, nn
 
 from .basics import PACKAGE, inside, near, versions, write_text, write_whole
 from .borrowing import device_of, pick_device
-from .cache import cache_dir, not_remembered, remember
-from .checkpoints import Checkpoint
+from .cache import _file_hash, cache_dir, not_remembered, remember
 from .identity import Unidentified
 from .images import Data
 from .losses import CrossEntropyLoss, Loss
 from .models import ARCHITECTURES, build, load_weights, save_weights
-from .training import Recipe, _fit, _training_key, accuracy, fit
+from .training import Recipe, _checkpoint, _fit, _training_key, accuracy, fit
 
 # %% ../nbs/foundations/23_networks.ipynb #a3538db5
 class NoWords(TypeError):
@@ -178,10 +177,15 @@ def shipped(
     key = recipe_key(recipe)
     for folder in zoo_folders().values():
         if (card := read_card(folder / CARD)).key == key and (folder / WEIGHTS).exists():
-            if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != card.weights_sha256:
-                raise ValueError(f"the weights in {folder} are not those that its card is about")
-            return folder / WEIGHTS
+            return _checked(folder / WEIGHTS, card)
     return None
+
+
+def _checked(weights: Path, card: Card) -> Path:
+    "The file of the weights, if it is the one that the card is about"
+    if _file_hash(weights) != card.weights_sha256:
+        raise ValueError(f"the weights in {weights.parent} are not those that its card is about")
+    return weights
 
 # %% ../nbs/foundations/23_networks.ipynb #a5e62c32
 def _words(*given: Any) -> dict[str, Any] | None:
@@ -203,8 +207,9 @@ def _shipped(words: dict[str, Any] | None) -> Path | None:
 # %% ../nbs/foundations/23_networks.ipynb #7f221212
 def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, data: Data) -> nn.Module:
     "The network of that key, trained where it is not in the cache"
-    model, path = given[0], cache_dir() / "model" / f"{key}.safetensors"
-    checkpoint = Checkpoint(cache_dir() / "training" / f"{key}.safetensors")
+    model, checkpoint = given[0], _checkpoint(key)
+    weights = cache_dir() / "model" / f"{key}.safetensors"
+    card = weights.with_suffix(".yaml")
 
     def compute() -> nn.Module:
         _fit(*(*given, checkpoint))
@@ -212,9 +217,9 @@ def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, 
 
     remember("model", key, ".safetensors", compute, save_weights, lambda path: load_weights(model, path))
     checkpoint.remove()
-    if words and path.exists() and not path.with_suffix(".yaml").exists():
+    if words and weights.exists() and not card.exists():
         with suppress(OSError):
-            write_card(_card(model, path, words, data), path.with_suffix(".yaml"))
+            write_card(_card(model, weights, words, data), card)
     return model
 
 # %% ../nbs/foundations/23_networks.ipynb #28d512f4
@@ -224,8 +229,7 @@ def _card(model: nn.Module, weights: Path, words: dict[str, Any], data: Data) ->
     right = round(accuracy(model, data.x_test, data.y_test), 4) if tested else math.nan
     made = {p: str(v) for p, v in versions().items() if p in ("confnb", "torch")}
     made["device"] = device_of(model).type
-    hashed = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Card(words, data.title, right, tested, made, hashed)
+    return Card(words, data.title, right, tested, made, _file_hash(weights))
 
 # %% ../nbs/foundations/23_networks.ipynb #f178b4ce
 def load_or_train(
@@ -306,12 +310,12 @@ def load_model(
 
     Raises ValueError: there is no such network, its files were changed, or it ships without weights.
     """
-    recipe = read_entry(name).recipe
-    weights = shipped(recipe)
-    if weights is None:
+    card, weights = read_entry(name), zoo_folders()[name] / WEIGHTS
+    if not weights.exists():
         raise ValueError(f"{name} ships without weights; load_or_train with the recipe on its card trains it")
+    recipe = card.recipe
     model = build(recipe["network"], recipe["shape"], recipe["classes"], recipe["seed"], **recipe["settings"])
-    return load_weights(model, weights).to(pick_device(device)).eval()
+    return load_weights(model, _checked(weights, card)).to(pick_device(device)).eval()
 
 # %% ../nbs/foundations/23_networks.ipynb #c4b9a131
 def keep(
@@ -324,9 +328,9 @@ def keep(
     Raises OSError, ValueError: there is no card beside the weights, they do not belong together, or the name is no
       `DATA/NAME`.
     """
-    weights, data = Path(weights), Path(weights).read_bytes()
+    weights = Path(weights)
     card = read_card(weights.with_suffix(".yaml"))
-    if hashlib.sha256(data).hexdigest() != card.weights_sha256:
+    if _file_hash(weights) != card.weights_sha256:
         raise ValueError(f"{weights} does not hold the weights that its card is about")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or not inside(name):
         raise ValueError(
@@ -334,6 +338,6 @@ def keep(
         )
     entry = Path(folder) / name
     with write_whole(entry / WEIGHTS) as f:
-        f.write_bytes(data)
+        f.write_bytes(weights.read_bytes())
     write_card(card, entry / CARD)
     return entry

@@ -216,8 +216,13 @@ def fit(
     x = check_images(x)
     y = check_labels(y, len(x), classes=predict(model, x[:1]).shape[1])
     held, stop_at, resume = _watched(watch)
-    checkpoint = _checkpoint(model, x, y, loss, recipe, seed, held, stop_at) if resume else None
-    told = _fit(model, x, y, loss, recipe, seed, held, stop_at, checkpoint)
+    given, checkpoint = (model, x, y, loss, recipe, seed, held, stop_at), None
+    if resume:
+        try:
+            checkpoint = _checkpoint(_training_key(*given))
+        except Unidentified as e:
+            not_remembered("training", e)
+    told = _fit(*given, checkpoint)
     if checkpoint:
         checkpoint.remove()
     return told
@@ -228,12 +233,9 @@ def _training_key(*given: Any) -> str:
     return fingerprint(_fit, *given, torch.__version__, device_of(given[0]).type)
 
 
-def _checkpoint(*given: Any) -> Checkpoint | None:
-    try:
-        return Checkpoint(cache_dir() / "training" / f"{_training_key(*given)}.safetensors")
-    except Unidentified as e:
-        not_remembered("training", e)
-        return None
+def _checkpoint(key: str) -> Checkpoint:
+    "Of the training with that key"
+    return Checkpoint(cache_dir() / "training" / f"{key}.safetensors")
 
 # %% ../nbs/foundations/22_training.ipynb #4b396367
 def _fit(
@@ -248,17 +250,17 @@ def _fit(
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
     "The epochs of a training, from the beginning or from a checkpoint"
-    optimizer, rng = _optimizer(model, recipe), generator(seed)
+    optimizer, rng, device = _optimizer(model, recipe), generator(seed), device_of(model)
     n = _whole_batches(model, len(x), recipe.batch_size)
     total, per_epoch = recipe.total_steps(n), math.ceil(n / recipe.batch_size)
-    fast = resolve_autocast(recipe.autocast, device_of(model))
+    fast = resolve_autocast(recipe.autocast, device)
     with _training(model, seed, fast):
         rows = checkpoint.take_up(model, optimizer, rng) if checkpoint else []
         steps = range(rows[-1]["steps"] if rows else 0, 0 if _enough(rows, stop_at) else total)
         batches, losses = _batches(len(x), n, recipe.batch_size, rng), []
         for step in progress(steps, "training"):
             batch = next(batches)
-            with torch.autocast(device_of(model).type, fast, enabled=fast is not None):
+            with torch.autocast(device.type, fast, enabled=fast is not None):
                 losses.append(_step(model, optimizer, x[batch], y[batch], loss, recipe, rng, step / total))
             if (step + 1) % per_epoch == 0 or step + 1 == total:
                 rows.append(

@@ -33,12 +33,13 @@ class Identifier:
 TEMPLATES = PACKAGE / "templates"
 
 # %% ../../nbs/workshop/61_gallery.ipynb #c4b7e178
-def _rows(name: str) -> list[dict[str, str]]:
-    """Read the rows of a table beside the templates."""
-    return list(csv.DictReader((TEMPLATES / name).read_text(encoding="utf-8").splitlines()))
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a table."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f))
 
 
-IDENTIFIERS = tuple(Identifier(**row) for row in _rows("identifiers.csv"))
+IDENTIFIERS = tuple(Identifier(**row) for row in _rows(TEMPLATES / "identifiers.csv"))
 
 
 def identifiers_of(topic: str) -> list[Identifier]:
@@ -60,7 +61,7 @@ def belongs(
 def _numbers() -> dict[str, list[dict[str, str]]]:
     """Read the lines of paper_numbers.csv, by identifier."""
     found: dict[str, list[dict[str, str]]] = {}
-    for row in _rows("paper_numbers.csv"):
+    for row in _rows(TEMPLATES / "paper_numbers.csv"):
         found.setdefault(row["identifier"], []).append(row)
     return found
 
@@ -70,7 +71,7 @@ def _settings() -> dict[str, dict[str, str]]:
     """Read what the papers measured on, by identifier: data, model, budget."""
     return {
         row["identifier"]: {k: row[k] for k in ("data", "model", "budget")}
-        for row in _rows("paper_settings.csv")
+        for row in _rows(TEMPLATES / "paper_settings.csv")
     }
 
 # %% ../../nbs/workshop/61_gallery.ipynb #6d1261df
@@ -271,8 +272,8 @@ def claims_of(
     found: dict[str, list[dict[str, str]]] = {name: [] for name in told["topics"]}
     for identifier, entry in told["identifiers"].items():
         if identifier.endswith("-X0") and "csv" in entry["files"]:
-            with (out / entry["files"]["csv"]["path"]).open(encoding="utf-8", newline="") as f:
-                found[entry["topic"]] += [_claim(row) | {"id": identifier} for row in csv.DictReader(f)]
+            rows = _rows(out / entry["files"]["csv"]["path"])
+            found[entry["topic"]] += [_claim(row) | {"id": identifier} for row in rows]
     return found
 
 # %% ../../nbs/workshop/61_gallery.ipynb #a3b76484

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import UsageError, need, write_text
-from .gallery import ANSWERS
+from .gallery import ANSWERS, _rows
 from .parameters import Topic, choose, topics
 
 # %% ../../nbs/workshop/71_store.ipynb #e4c4c51d
@@ -129,11 +129,6 @@ PAPERS = {
     "reg": "Predicting adversarial examples with high confidence (Galloway et al., 2018)",
 }
 
-# %% ../../nbs/workshop/71_store.ipynb #e6c04f92
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as f:
-        return list(csv.DictReader(f))
-
 # %% ../../nbs/workshop/71_store.ipynb #673eccc5
 def store_verdicts(
     root: Path,  # the checkout
@@ -190,15 +185,15 @@ def _claims(rows: list[dict[str, str]]) -> str:
         r | {"claim": ("(ours) " if r["kind"] == "ours" else "") + f"{r['claim']} ({r['source']})"}
         for r in rows
     ]
-    return _markdown(columns, [[r[c] for c in columns] for r in ours])
+    return _markdown(columns, [[_shown(r[c]) for c in columns] for r in ours])
 
 # %% ../../nbs/workshop/71_store.ipynb #a7c3ccef
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    "A table in Markdown; signs that Markdown would read are shown as they are"
-    lines = [head, ["---"] * len(head), *([_shown(cell) for cell in row] for row in rows)]
+    "A table of cells in Markdown"
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 # %% ../../nbs/workshop/71_store.ipynb #ccf00d14
 def _shown(text: str) -> str:
-    bold = text.startswith("**")
-    return text if bold else re.sub(r"([|*_<>$\\\[\]])", r"\\\1", text).replace("\n", " ")
+    "A text with the signs that Markdown would read shown as they are"
+    return re.sub(r"([|*_<>$\\\[\]])", r"\\\1", text).replace("\n", " ")
