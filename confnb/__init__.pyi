@@ -164,6 +164,7 @@ from .keys import fingerprint as fingerprint
 from .keys import syntax_of as syntax_of
 from .losses import Adversarial as Adversarial
 from .losses import CrossEntropyLoss as CrossEntropyLoss
+from .losses import LabelSmoothing as LabelSmoothing
 from .losses import Loss as Loss
 from .losses import SmoothingPairing as SmoothingPairing
 from .losses import label_smoothing_pairing as label_smoothing_pairing
@@ -335,11 +336,14 @@ from .tables import COLUMNS as COLUMNS
 from .tables import Score as Score
 from .tables import evaluate as evaluate
 from .tables import save_table as save_table
+from .topics.maxconfidence import failure_at as failure_at
+from .topics.maxconfidence import from_samples as from_samples
 from .topics.maxconfidence import public_recipe as public_recipe
+from .topics.maxconfidence import with_samples as with_samples
 from .topics.rce_kdensity import ReverseCrossEntropy as ReverseCrossEntropy
 from .topics.rce_kdensity import ReverseLogits as ReverseLogits
+from .topics.rce_kdensity import ReverseLoss as ReverseLoss
 from .topics.rce_kdensity import confidence_at_the_border as confidence_at_the_border
-from .topics.rce_kdensity import label_family as label_family
 from .topics.rce_kdensity import negate_logits as negate_logits
 from .topics.rce_kdensity import reverse_cross_entropy as reverse_cross_entropy
 from .topics.regularization import LogisticRegression as LogisticRegression

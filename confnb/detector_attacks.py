@@ -91,10 +91,13 @@ class NearestUndetected:
 
 # %% ../nbs/confidence/28_detector_attacks.ipynb #7c6cd5d0
 class Mistake(SearchC, total=False):
-    """Settings that `cw_white_box` shares with `cw_l2`, as keywords: the mistake, and the search for c."""
+    """Settings of `cw_white_box` as keywords: what counts as a success, and the search for c."""
 
     target: int | Tensor | None  # the class to reach, one number or one for each example; None: any wrong one
     kappa: float  # the margin that a mistake must have, in logits; 0
+    success: (
+        str  # "undetected": only a mistake with f2 = 0 is one; "mistake": any is, and the nearest is kept
+    )
 
 # %% ../nbs/confidence/28_detector_attacks.ipynb #2401cc52
 def cw_white_box(
@@ -106,23 +109,23 @@ def cw_white_box(
     *,
     weight: float = 1.0,  # of f2 against the mistake; with 0, started at x, it is `cw_l2`
     start: str | Tensor | None = None,  # of every round: "here" at x, or points; None: where `cw_l2` ends
-    **mistake: Unpack[Mistake],  # `target`, `kappa`, and the settings of the search for c
+    **mistake: Unpack[Mistake],  # `target`, `kappa`, `success`, and the settings of the search for c
 ) -> Found:
     """Carlini and Wagner's white-box attack: find the nearest mistake that has a normal density as well.
 
     `value` is minus the squared distance where f2 = 0 was reached. Where it was not, the mistake with the smallest f2
     comes back, with a value below minus the number of pixel values; where there is no mistake x itself, with minus
-    infinity.
+    infinity. With `success="mistake"` f2 is climbed and not asked for: the nearest mistake on the way comes back.
 
-    Raises TypeError, ValueError: bad images, labels or eta, no steps, kappa or weight below 0, or a target
-      that is the right label.
+    Raises TypeError, ValueError: bad images, labels or eta, no steps, kappa or weight below 0, another `success`, or a
+      target that is the right label.
 
     Source: Pang et al. (2018), section 4.4; Carlini and Wagner, *Adversarial Examples Are Not Easily Detected* (2017).
     """
-    settings = with_defaults(mistake, {"target": None, "kappa": 0.0, **SEARCH_C})
+    settings = with_defaults(mistake, {"target": None, "kappa": 0.0, "success": "undetected", **SEARCH_C})
     x, y = check_images(x), check_labels(y, len(x))
     _check_white_box(density, weight, settings)
-    target, kappa = settings.pop("target"), settings.pop("kappa")
+    target, kappa, hide = settings.pop("target"), settings.pop("kappa"), settings.pop("success") != "mistake"
     wrong = Margin(y) if target is None else TargetMargin(_wrong_target(target, y, len(density.counts)))
     with torch.inference_mode(False):
         gap = copy.deepcopy(DensityGap(density, eta)).to(device_of(model))
@@ -131,8 +134,8 @@ def cw_white_box(
         model,
         x,
         lambda c: WhiteBox(CarliniWagner(x, wrong, c, kappa), gap, weight),
-        lambda slack: NearestUndetected(Nearest(x, wrong, kappa, slack), gap, weight),
-        enough=-x[0].numel(),
+        lambda slack: NearestUndetected(Nearest(x, wrong, kappa, slack), gap, weight if hide else 0.0),
+        enough=-x[0].numel() if hide else -math.inf,
         start=opening.x if opening is not None else "here" if start is None else start,
         **settings,
     )
@@ -145,6 +148,8 @@ def _check_white_box(density: KDensity, weight: float, settings: dict[str, Any])
     steps, rounds, kappa = (settings[name] for name in ("steps", "rounds", "kappa"))
     if not isinstance(density, KDensity):
         raise TypeError(f"density is the detector's KDensity, not {type(density).__name__}")
+    if settings["success"] not in ("undetected", "mistake"):
+        raise ValueError(f'success is "undetected" or "mistake", not {settings["success"]!r}')
     if not (isinstance(weight, (int, float, np.number)) and 0 <= weight < math.inf):
         raise ValueError(f"weight is that of f2 against the mistake, at least 0, not {weight!r}")
     if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (steps, rounds)):

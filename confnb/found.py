@@ -63,7 +63,7 @@ def distortion(
 ) -> Tensor:  # ||255 (z - x)||_2 / sqrt(d)
     """Measure the root mean square change of each image on the 0..255 scale, (N,).
 
-    Source: Szegedy et al. (2013); Pang et al. (2018), section 4.2.
+    Source: Szegedy et al. (2013); Pang et al. (2018), section 4.3.
     """
     return 255 * _norms(z - x, 2) / math.sqrt(x[0].numel())
 

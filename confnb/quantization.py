@@ -31,7 +31,7 @@ class _StraightThrough(torch.autograd.Function):
     "The nearest of `levels` + 1 numbers from 0 to 1; the gradient passes as it is"
 
     @staticmethod
-    def forward(ctx: Any, r: Tensor, levels: int) -> Tensor:
+    def forward(ctx: Any, r: Tensor, levels: int | Tensor) -> Tensor:
         return r.mul(levels).round_().div_(levels)
 
     @staticmethod
@@ -83,23 +83,26 @@ def quantize_activation(
 
 # %% ../nbs/confidence/29_quantization.ipynb #38fd25c2
 class _ScaledSign(torch.autograd.Function):
-    "The sign of each weight times the mean magnitude of all; the gradient passes as it is"
+    "The sign of each weight times the mean magnitude of all, or of its row; the gradient passes as it is"
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:
-        scale = w.abs().mean()
+    def forward(ctx: Any, w: Tensor, by_row: bool = False) -> Tensor:
+        scale = w.abs().mean(-1, keepdim=True) if by_row else w.abs().mean()
         return torch.where(w >= 0, scale, -scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 # %% ../nbs/confidence/29_quantization.ipynb #d1f8ac9b
 def quantize_weight(
     w: Tensor,  # a layer's weights, any shape
     bits: int,  # 1: plus or minus their mean magnitude; 2 to 8: a grid on [-1, 1]; 32: as they are
+    detach_max: bool = False,  # whether the largest magnitude, which sets the scale of 2 to 8 bits, has no gradient
 ) -> Tensor:  # the shape of `w`
     """Round a layer's weights; at one bit zero counts as positive.
+
+    In DoReFa's formula the gradient passes through the largest magnitude too.
 
     Raises ValueError: another number of bits.
 
@@ -112,6 +115,7 @@ def quantize_weight(
         return _ScaledSign.apply(w)
     squeezed = w.tanh()
     top = squeezed.abs().amax().clamp_min(torch.finfo(w.dtype).tiny)
+    top = top.detach() if detach_max else top
     return 2 * quantize_k(squeezed / (2 * top) + 0.5, bits) - 1
 
 # %% ../nbs/confidence/29_quantization.ipynb #10c7daf3

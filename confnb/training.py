@@ -107,7 +107,7 @@ def crop_and_flip(
 ) -> Tensor:
     """Shift each image at random, and mirror half of them.
 
-    Source: Pang et al. (2018), section 4.1; Madry et al. (2017) on CIFAR-10.
+    Source: Pang et al. (2018), appendix B.1; Madry et al. (2017) on CIFAR-10.
     """
     n, channels, height, width = x.shape
     down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng)

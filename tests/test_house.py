@@ -285,7 +285,7 @@ def test_profiles_hold_only_names_that_a_topic_has():
 def test_the_networks_of_every_profile_can_be_built(profile):
     given = yaml.safe_load(profile.read_text(encoding="utf-8"))
     values = defaults() | given
-    named = [(values[f"{part}color_network"], values[f"{part}color_settings"]) for part in ("", "reg_")]
+    named = [(values["color_network"], values["color_settings"])]
     named += [("preact_resnet", {"depth": depth, "widths": values["rce_widths"]}) for depth in values["rce_depths"]]
     named += [("resnet18", {"width": values["reg_width"]}), ("three_layer_cnn", {"filters": values["reg_pgd_filters"]})]
     for name, settings in named:

@@ -25,7 +25,7 @@ from confnb.search import maximize
 from confnb.selective import choose_threshold, curve_at, plot_success_fail, robust_error, success_fail
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
-from confnb.topics.maxconfidence import public_recipe
+from confnb.topics.maxconfidence import failure_at, from_samples, public_recipe, with_samples
 
 
 def network(classes=4, side=3, seed=0):
@@ -887,6 +887,58 @@ def test_bad_input_is_refused_with_a_sentence(case):
 def test_radii_that_cannot_be_are_refused(eps):
     with pytest.raises(ValueError, match="eps"):
         Linf(eps)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Failure at a given success
+
+
+def tables_of(n, seed):
+    "A clean and an attacked table of n examples, with ties"
+    rng = np.random.default_rng(seed)
+    return [
+        pd.DataFrame({"label": np.arange(n) % 3, "prediction": rng.integers(0, 3, n), "confidence": rng.integers(1, 12, n) / 11})
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_failure_at_a_success_is_the_curves_in_every_sample(seed):
+    clean, attacked = tables_of(30, seed)
+    samples = with_samples(30, draws=15, seed=seed)
+    for success, keep in (0.1, None), (0.25, None), (None, 0.5), (None, 1.0):
+        found = failure_at(clean, attacked, samples, success, keep)
+        for frequencies, value in zip(samples, found, strict=True):
+            again = np.repeat(np.arange(30), frequencies)
+            curve = success_fail(clean.iloc[again], attacked.iloc[again])
+            wanted = success or keep * curve.success.max()
+            there = curve.failure[curve.success >= wanted - 1e-12]
+            assert math.isnan(value) if there.empty else value == pytest.approx(100 * there.min())
+
+
+def test_a_success_that_is_not_reached_has_no_failure():
+    clean, attacked = tables_of(30, 0)
+    never = clean.assign(prediction=(clean.label + 1) % 3)
+    assert np.isnan(failure_at(never, attacked, with_samples(30, 3), keep=0.5)).all()
+    assert np.isnan(failure_at(clean, attacked, with_samples(30, 3), success=1.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [(dict(success=None), "give one"), (dict(keep=0.5), "give one"), (dict(samples=np.ones((1, 29))), "same examples")],
+)
+def test_failure_at_refuses_with_a_sentence(change, sentence):
+    clean, attacked = tables_of(30, 0)
+    with pytest.raises(ValueError, match=sentence):
+        failure_at(clean, attacked, **{"samples": with_samples(30, 3), "success": 0.2} | change)
+
+
+def test_an_estimate_from_samples_is_never_without_doubt():
+    varied = from_samples(np.array([5.0, 4.0, 5.0, 6.0]), 100)
+    assert varied.value == 5 and 4 <= varied.low < 5 < varied.high <= 6
+    none, no_gap = from_samples(np.zeros(50), 100), from_samples(np.zeros(50), 100, unit="points")
+    assert none.low == 0 and none.high == pytest.approx(100 * (1 - 0.025 ** (1 / 100)))
+    assert no_gap.low == -none.high and no_gap.high == none.high
 
 
 @pytest.mark.cuda

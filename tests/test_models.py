@@ -120,6 +120,10 @@ def test_the_three_layer_network_is_table_2():
     torch.testing.assert_close(model(x), F.linear(h.flatten(1), model[-1].weight, model[-1].bias))
     low = build("three_layer_cnn", (3, 32, 32), 10, batch_norm=True, standardize=True)
     assert isinstance(low[0], PerImageStandardize) and sum(isinstance(m, nn.BatchNorm2d) for m in low) == 3
+    printed = build("three_layer_cnn", (3, 32, 32), 10, stride=1)
+    assert [m.stride[0] for m in printed if isinstance(m, nn.Conv2d)] == [2, 1, 1] and printed[-1].in_features == 7 * 7 * 128
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (printed, model)]
+    assert sizes == [779_850, 722_250]  # 1.70 and 1.57 % of the wide ResNet
 
 
 @pytest.mark.parametrize("side", [32, 64])
@@ -144,6 +148,7 @@ def test_a_network_of_ones_own_is_built_from_the_seed():
 
 @pytest.mark.parametrize("wrong, say", [
     (dict(name="three_layer_cnn", shape=(1, 5, 5), classes=10), "at least 6 x 6"),
+    (dict(name="three_layer_cnn", shape=(1, 16, 16), classes=10, stride=3), "stride 1 or 2"),
     (dict(name="resnet18", shape=(1, 7, 9), classes=10), "at least 8 x 8"),
     (dict(name="model_b", shape=(1, 16, 16), classes=10), "there is no architecture 'model_b'; there are model_a, madry_mnist, preact_resnet, wide"),
     (dict(name="model_a", shape=(1, 16, 16), classes=10, filtres=3), "model_a has no setting filtres; it has filters"),

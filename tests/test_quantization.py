@@ -132,6 +132,17 @@ def test_weight_gradients_are_those_without_the_rounding(bits):
     torch.testing.assert_close(*(torch.autograd.grad(f, w, g)[0] for f in (quantize_weight(w, bits), smooth)))
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_with_the_largest_weight_a_constant_its_gradient_is_its_own(bits):
+    w, g = torch.randn(9, dtype=torch.float64, requires_grad=True), torch.randn(9, dtype=torch.float64)
+    top = w.detach().tanh().abs().max()
+    found, through = (torch.autograd.grad(quantize_weight(w, bits, constant), w, g)[0] for constant in (True, False))
+    torch.testing.assert_close(found, g * (1 - w.detach().tanh() ** 2) / top)
+    differ = ~torch.isclose(found, through)
+    assert differ.nonzero().flatten().tolist() == [w.detach().abs().argmax().item()]
+    assert torch.equal(quantize_weight(w, bits, True), quantize_weight(w, bits))
+
+
 def backward(g, bits, seed=0):
     x = torch.zeros_like(g, requires_grad=True)
     return torch.autograd.grad(quantize_gradient(x, bits, generator(seed)), x, g)[0]

@@ -40,7 +40,7 @@ from confnb.detectors import (
     within_class_distance,
 )
 from confnb.keys import fingerprint
-from confnb.losses import smooth_labels
+from confnb.losses import LabelSmoothing, smooth_labels
 from confnb.models import features, logits_and_features, outputs, seeded
 from confnb.nearest import CarliniWagner, cw_l2
 from confnb.objectives import Margin, Nearest, NoGradient
@@ -52,8 +52,8 @@ from confnb.tables import evaluate
 from confnb.topics.rce_kdensity import (
     ReverseCrossEntropy,
     ReverseLogits,
+    ReverseLoss,
     confidence_at_the_border,
-    label_family,
     negate_logits,
     reverse_cross_entropy,
 )
@@ -93,16 +93,36 @@ def setup(classes=4, seed=0, n=8, dtype=torch.float32):
 # The loss
 
 
+def reverse_labels(y, classes):
+    return (1 - F.one_hot(y, classes).double()) / (classes - 1)
+
+
 @cases
 @given(lam=st.floats(0, 50), classes=st.integers(2, 12), seed=seeds)
-def test_label_family_is_equation_3(lam, classes, seed):
-    y = torch.randint(classes, (5,), generator=generator(seed))
-    labels = label_family(y, classes, lam)
-    torch.testing.assert_close(labels.sum(1), torch.ones(5))
-    torch.testing.assert_close(labels, smooth_labels(y, classes, lam / (1 + lam)))
-    logits = normal(5, classes, seed=seed)
-    equation_2 = F.cross_entropy(logits, y) - lam * (label_family(y, classes, math.inf) * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(equation_2, (lam + 1) * F.cross_entropy(logits, labels), rtol=1e-4, atol=1e-5)
+def test_smoothed_labels_are_equation_3(lam, classes, seed):
+    y, logits = torch.randint(classes, (5,), generator=generator(seed)), normal(5, classes, seed=seed)
+    by_hand = torch.full((5, classes), lam / (lam + 1) / (classes - 1)).scatter_(1, y[:, None], 1 / (lam + 1))
+    torch.testing.assert_close(smooth_labels(y, classes, lam / (1 + lam)), by_hand)
+    loss = LabelSmoothing(lam / (1 + lam))(nn.Identity(), logits, y, None, 0.0)
+    equation_2 = F.cross_entropy(logits, y) - lam * (reverse_labels(y, classes) * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(equation_2, (lam + 1) * loss.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_label_smoothing_without_smoothing_is_cross_entropy_and_has_a_key_of_its_own():
+    logits, y = normal(6, 4, dtype=torch.float64), torch.arange(6) % 4
+    torch.testing.assert_close(LabelSmoothing(0.0)(nn.Identity(), logits, y, None, 0.0), F.cross_entropy(logits, y))
+    assert len({fingerprint(LabelSmoothing(d)) for d in (0.0, 0.1, 0.2)}) == 3
+    with pytest.raises(ValueError, match="label smoothing"):
+        LabelSmoothing(1.0)(nn.Identity(), logits, y, None, 0.0)
+
+
+@cases
+@given(classes=st.integers(2, 12), seed=seeds)
+def test_the_reverse_loss_is_that_of_the_training(classes, seed):
+    answer, y = 3 * normal(6, classes, seed=seed, dtype=torch.float64), torch.randint(classes, (6,), generator=generator(seed))
+    values = ReverseLoss(y)(answer)
+    torch.testing.assert_close(values.mean(), reverse_cross_entropy(-answer, y))
+    torch.testing.assert_close(values, -(reverse_labels(y, classes) * (-answer).log_softmax(1)).sum(1))
 
 
 @cases
@@ -121,9 +141,7 @@ def test_reverse_cross_entropy_keeps_the_precision_of_the_logits(classes):
     log_p = z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
     wrong = np.arange(classes) != y.numpy()[:, None]
     assert abs(reverse_cross_entropy(logits, y).item() + log_p[wrong].mean()) < 1e-14
-    labels = label_family(y, classes, 0.7, torch.float64)
-    np.testing.assert_allclose(labels, np.where(wrong, 0.7 / 1.7 / (classes - 1), 1 / 1.7), rtol=1e-15)
-    assert reverse_cross_entropy(logits.float(), y).dtype == torch.float32 and label_family(y, classes, 0.7).dtype == torch.float32
+    assert reverse_cross_entropy(logits.float(), y).dtype == torch.float32
 
 
 def test_scale_makes_the_first_gradient_that_of_cross_entropy():
@@ -405,11 +423,6 @@ V, L = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     (lambda: KDensity(V, L, 1.0)(V / 0, L), "NaN"),
     (lambda: DensityGap(KDensity(V, L, 1.0), torch.zeros(2)), "eta"),
     (lambda: DensityGap(KDensity(V, L, 1.0), math.nan), "eta"),
-    (lambda: label_family(L, 3, -0.1), "lam"),
-    (lambda: label_family(L[:2], 1, 0.5), "lam"),
-    (lambda: label_family(L, 3, None), "lam"),
-    (lambda: label_family(L, None, 0.5), "lam"),
-    (lambda: label_family(L, 3, math.nan), "lam"),
     (lambda: KDensity(V * 1j, L, 1.0), "features must be real"),
     (lambda: KDensity(V.to("meta"), L, 1.0), "features must be real numbers that are at hand"),
     (lambda: KDensity(V, L, 1.0)(V * 1j, L), "features must be real"),
@@ -528,6 +541,18 @@ def test_white_box_points_keep_what_value_says(target):
     assert (f2[some] <= near_f2[some] + 1e-4).all()  # never worse than the C&W solution that it starts from
 
 
+def test_with_any_mistake_as_success_the_nearest_is_kept_and_f2_only_bends_the_way():
+    model, x, y, density, eta = setup(n=12)
+    found = cw_white_box(model, x, y, density, eta, success="mistake", start="here", **BUDGET)
+    plain, hidden = cw_l2(model, x, y, **BUDGET), cw_white_box(model, x, y, density, eta, **BUDGET)
+    assert (found.value > -torch.inf).all() and (predict(model, found.x).argmax(1) != y).all()
+    torch.testing.assert_close(found.value, -(found.x - x).flatten(1).square().sum(1))
+    assert (found.value >= hidden.value - 1e-3).float().mean() > 0.8  # nearer than where f2 = 0 is asked for
+    assert (found.value <= plain.value + 0.02).all()  # and hardly nearer than C&W, which asks for nothing
+    at_start = cw_white_box(model, x, y, density, eta, success="mistake", **BUDGET)
+    assert (at_start.value >= plain.value - 1e-5).all()  # where C&W ends is a mistake, and never left for a farther one
+
+
 def test_white_box_does_not_depend_on_the_batch_and_leaves_all_as_it_was():
     model, x, y, density, eta = setup()
     model.train()
@@ -570,7 +595,7 @@ def test_ranks_put_every_undetected_mistake_above_every_detected_one():
     ({"rounds": 0}, "round"), ({"rounds": None}, "round"), ({"steps": 2.5}, "step"), ({"kappa": None}, "kappa"), ({"weight": "1"}, "weight"), ({"eta": None}, "eta"),
     ({"c": 0.0}, "c is"), ({"eta": torch.zeros(9)}, "eta"), ({"target": torch.arange(8) % 4}, "right label for 8 of 8"),
     ({"target": 1}, "right label for 2 of 8"), ({"target": torch.arange(3)}, "targets must have shape"), ({"target": 7}, "targets must be class indices"),
-    ({"target": "cat"}, "targets must be integer class indices"), ({"target": 2.0}, "targets must be integer class indices"),
+    ({"success": "any"}, "success"), ({"success": None}, "success"), ({"target": "cat"}, "targets must be integer class indices"), ({"target": 2.0}, "targets must be integer class indices"),
 ])
 def test_white_box_refuses_from_any_start(change, error, start):
     model, x, y, density, eta = setup()

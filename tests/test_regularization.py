@@ -172,14 +172,23 @@ def test_the_expert_is_the_difference_of_means():
 def test_side_by_side_is_one_by_one():
     "Models that train together become what each would have become alone"
     two, start = two_classes(pair(100), 3, 1), torch.randn(3, 16, generator=generator(2))
-    bits, recipe = (1, 3, 32), Recipe(steps=30, batch_size=8, rate=1e-2)
+    bits, constant, recipe = (1, 3, 32), (False, True, False), Recipe(steps=30, batch_size=8, rate=1e-2)
     for eps in (0.0, 0.1):
-        together = LogisticRegressions(start, bits)
+        together = LogisticRegressions(start, bits, constant)
         fit(together, two.x_train, two.y_train, SigmoidCrossEntropy(0.05, eps), recipe)
         for i, b in enumerate(bits):
-            twice = LogisticRegressions(start[[i, i]], (b, b))  # a network needs two columns
+            twice = LogisticRegressions(start[[i, i]], (b, b), constant[i : i + 1] * 2)  # a network needs two columns
             fit(twice, two.x_train, two.y_train, SigmoidCrossEntropy(0.05, eps), recipe)
             torch.testing.assert_close(twice.weight[0], together.weight[i], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_all_rows_at_once_are_each_as_quantize_weight_does_it(constant):
+    bits = (1, 2, 3, 4, 5, 6, 7, 8, 32)
+    models, g = LogisticRegressions(torch.randn(9, 25, generator=generator(3)), bits, (constant,) * 9), torch.randn(9, 25)
+    rows = [quantize_weight(w, b, constant) for w, b in zip(models.weight, bits, strict=True)]
+    torch.testing.assert_close(models.quantized(), torch.stack(rows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(f, models.weight, g)[0] for f in (models.quantized(), torch.stack(rows))))
 
 
 def test_the_loss_is_the_sum_of_sigmoid_cross_entropies_and_half_the_squares():
@@ -225,9 +234,10 @@ def test_pruning_keeps_the_largest():
 
 @pytest.mark.parametrize("wrong, said", [
     (lambda: LogisticRegressions(torch.zeros(2, 4), (1,)), "its number of bits"),
+    (lambda: LogisticRegressions(torch.zeros(2, 4), (1, 2), (True,)), "1 of detach_max"),
     (lambda: regressions((1, 3, 3), 2, torch.zeros(2, 4), (1, 1)), "do not fit"),
     (lambda: regressions((1, 2, 2), 3, torch.zeros(2, 4), (1, 1)), "do not fit"),
-    (lambda: LogisticRegressions(torch.zeros(1, 4), (9,)).quantized(), "bits must be"),
+    (lambda: LogisticRegressions(torch.zeros(1, 4), (9,)), "bits must be"),
 ])
 def test_linear_models_that_cannot_be_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):

@@ -26,7 +26,7 @@ from ..found import Found
 from ..losses import CrossEntropyLoss, Loss
 from ..models import layers_of
 from ..objectives import LogConfidence
-from ..quantization import quantize, quantize_weight
+from ..quantization import _check_bits, _ScaledSign, _StraightThrough, quantize, quantize_weight
 from ..runtime import predict, streams, uniform
 from ..search import Climb, maximize
 from ..sets import BOX
@@ -173,39 +173,42 @@ def prune_smallest(
 class LogisticRegressions(nn.Module):
     """Hold linear models of two classes side by side: images (N, C, H, W) -> scores (N, M).
 
-    Raises ValueError: another number of bits than of weight vectors.
+    Raises ValueError: another number of bits than of weight vectors, or a number that cannot be.
     """
 
     def __init__(
         self,
         weights: Tensor,  # at the start (M, D)
         bits: Sequence[int],  # of each model's weights, M numbers: 1 to 8, or 32
+        detach_max: Sequence[bool] = (),  # M of them, as in `quantize_weight`; none: False
     ):
         super().__init__()
-        if len(bits) != len(weights):
+        self.detach_max = tuple(detach_max) or (False,) * len(bits)
+        if not len(bits) == len(weights) == len(self.detach_max):
             raise ValueError(
-                f"each of {len(weights)} weight vectors needs its number of bits, but there are {len(bits)}"
+                f"each of {len(weights)} weight vectors needs its number of bits, but there are {len(bits)}, and {len(self.detach_max)} of detach_max"
             )
         self.weight, self.bits = nn.Parameter(weights.detach().clone()), tuple(bits)
+        [_check_bits(number) for number in bits]
 
     def quantized(self) -> Tensor:
-        """The weights as the models use them, (M, D)."""
-        return torch.stack([quantize_weight(w, bits) for w, bits in zip(self.weight, self.bits, strict=True)])
+        """The weights as the models use them, (M, D): each row as `quantize_weight` does it, all rows at once."""
+        w, bits = self.weight, torch.tensor(self.bits, device=self.weight.device)[:, None]
+        squeezed = w.tanh()
+        top = squeezed.abs().amax(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        top = torch.where(torch.tensor(self.detach_max, device=w.device)[:, None], top.detach(), top)
+        grid = 2 * _StraightThrough.apply(squeezed / (2 * top) + 0.5, 2.0 ** bits.clamp(max=8) - 1) - 1
+        return torch.where(bits == 32, w, torch.where(bits == 1, _ScaledSign.apply(w, True), grid))
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.quantized().T
 
     def at_worst(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        """Score each model's own worst images within eps of `x` (L-inf and the pixel box), (N, M).
-
-        Exact, since the models are linear.
-        """
-        w = self.quantized()
-        down = eps * (2 * y - 1)[:, None, None] * w.detach().sign()
-        return ((x.flatten(1)[:, None] - down).clamp(0, 1) * w).sum(2)
-
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}"
+        """Score each model's own worst images within eps of `x` (L-inf and the pixel box) exactly, (N, M)."""
+        w, flat, up = self.quantized(), x.flatten(1), y[:, None] == 1
+        low, high = (flat - eps).clamp(min=0), (flat + eps).clamp(max=1)
+        parts = (torch.where(up, low, high), w > 0), (torch.where(up, high, low), w < 0), (flat, w == 0)
+        return sum((moved @ (w * s).T for moved, s in parts), flat.new_zeros(()))
 
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #f7d8ba93
 def regressions(
@@ -213,6 +216,7 @@ def regressions(
     classes: int,  # 2
     weights: Tensor,  # at the start (M, D)
     bits: Sequence[int],  # of each model's weights, M numbers
+    detach_max: Sequence[bool] = (),  # M of them, as in `quantize_weight`; none: False
 ) -> LogisticRegressions:
     """Build `LogisticRegressions` as `load_or_train` asks for a network.
 
@@ -222,7 +226,7 @@ def regressions(
         raise ValueError(
             f"weights of {weights[0].numel()} values for two classes do not fit {classes} classes of images {tuple(shape)}"
         )
-    return LogisticRegressions(weights, bits)
+    return LogisticRegressions(weights, bits, detach_max)
 
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #f3b2958e
 @dataclass(frozen=True)
