@@ -11,14 +11,20 @@ from hypothesis import strategies as st
 
 from confnb import networks
 from confnb.data import load_data
-from confnb.losses import Adversarial, CrossEntropyLoss, SmoothingPairing
+from confnb.losses import (
+    Adversarial,
+    CrossEntropyLoss,
+    NoWords,
+    ReverseCrossEntropy,
+    SmoothingPairing,
+    WithL2,
+    from_words,
+    in_words,
+)
 from confnb.models import build
 from confnb.networks import (
     CARD,
     WEIGHTS,
-    NoWords,
-    from_words,
-    in_words,
     keep,
     load_model,
     load_or_train,
@@ -28,9 +34,9 @@ from confnb.networks import (
     training_recipe,
     zoo_folders,
 )
+from confnb.quantization import quantized_network
 from confnb.runtime import predict
 from confnb.sets import L2, Linf
-from confnb.topics.rce_kdensity import ReverseCrossEntropy
 from confnb.training import Recipe, accuracy, fit
 
 SHORT = Recipe(epochs=1, batch_size=64)
@@ -70,7 +76,8 @@ losses = st.one_of(
     st.just(CrossEntropyLoss()),
     st.builds(Adversarial, st.builds(Linf, st.floats(0.01, 1)) | st.builds(L2, st.floats(0.1, 3)), st.integers(1, 40), st.none() | st.floats(0.001, 0.1), st.floats(0, 1), st.sampled_from([None, "auto", torch.bfloat16])),
     st.builds(SmoothingPairing, st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0, 1), st.floats(0, 2), st.booleans()),
-    st.builds(ReverseCrossEntropy),
+    st.builds(ReverseCrossEntropy, st.none() | st.floats(0.5, 9)),
+    st.builds(WithL2, st.builds(ReverseCrossEntropy), st.floats(0, 1) | st.dictionaries(st.integers(-3, 3), st.floats(0, 1), min_size=1)),
 )
 recipes = st.builds(Recipe, st.integers(1, 99), st.integers(1, 512), st.sampled_from(["adam", "sgd"]), st.floats(1e-5, 1), augment=st.booleans(), one_cycle=st.booleans(), steps=st.none() | st.integers(1, 10**6))
 
@@ -98,7 +105,7 @@ class Mine:
     pass
 
 
-@pytest.mark.parametrize("thing", [print, Mine(), {1: 2}, torch.ones(2), dataclass(frozen=True)(type("OfMine", (), {"__annotations__": {}}))()], ids=["function", "object", "numbered", "tensor", "dataclass"])
+@pytest.mark.parametrize("thing", [print, Mine(), {1: 2, "a": 3}, torch.ones(2), dataclass(frozen=True)(type("OfMine", (), {"__annotations__": {}}))()], ids=["function", "object", "mixed keys", "tensor", "dataclass"])
 def test_what_has_no_words_is_refused(thing):
     with pytest.raises(NoWords, match="cannot be written on a card"):
         in_words(thing)
@@ -114,6 +121,22 @@ def test_a_network_that_ships_is_loaded_and_not_trained(zoo, data, monkeypatch):
     card = read_card(entry / CARD)
     assert card.tested == 50 and card.accuracy == round(accuracy(first, data.x_test, data.y_test), 4) and torch.__version__.startswith(card.made_with["torch"])
     assert torch.equal(predict(first, data.x_test), predict(named, data.x_test)) and not (zoo.parent / "other").exists()
+
+
+def test_a_function_of_confnb_is_an_architecture_on_a_card(zoo, data, monkeypatch):
+    settings = dict(architecture="three_layer_cnn", w=2, filters=2)
+    first = load_or_train(quantized_network, data, CrossEntropyLoss(), SHORT, 0, "cpu", **settings)
+    entry = keep(weights_of(zoo.parent / "cache"), "digits/two-bits", zoo)
+    assert read_card(entry / CARD).recipe["network"] == "quantized_network"
+    monkeypatch.setattr(networks, "_fit", never)
+    assert torch.equal(predict(first, data.x_test), predict(load_model("digits/two-bits", "cpu"), data.x_test))
+
+    def quantized(shape, classes, **settings):
+        return quantized_network(shape, classes, **settings)
+
+    for own in quantized, "quantized_network", "nowhere":
+        with pytest.raises(NoWords, match="of one's own"):
+            training_recipe(own, data, CrossEntropyLoss(), SHORT, 0, None, settings)
 
 
 CHANGES = [

@@ -16,7 +16,7 @@ from toys import images
 from confnb.attacks import fgsm, offset_logits
 from confnb.data import EXTENT, as_pixels, spheres, two_classes, unsupported
 from confnb.images import split
-from confnb.losses import Adversarial, CrossEntropyLoss
+from confnb.losses import Adversarial, CrossEntropyLoss, WithL2
 from confnb.models import build, dropped_filters, layers_of
 from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
@@ -27,7 +27,6 @@ from confnb.topics.regularization import (
     LogisticRegressions,
     SigmoidCrossEntropy,
     SpheresMLP,
-    WithL2,
     along_rays,
     boundary_radius,
     expert_weights,

@@ -18,11 +18,11 @@ from confnb.borrowing import device_of
 from confnb.data import load_data
 from confnb.detector_attacks import cw_white_box
 from confnb.detectors import KDensity, typical_density
-from confnb.losses import CrossEntropyLoss
+from confnb.losses import CrossEntropyLoss, ReverseCrossEntropy
 from confnb.models import features
 from confnb.networks import load_or_train
 from confnb.runtime import generator, predict
-from confnb.topics.rce_kdensity import ReverseCrossEntropy, ReverseLogits
+from confnb.topics.rce_kdensity import ReverseLogits
 from confnb.training import Recipe, accuracy
 
 PLANS = {"mnist": (Recipe(batch_size=64, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=1700), [16, 16, 32, 64]),
