@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,25 +283,3 @@ def _cell(value: Any) -> str:
     if value is None or value is pd.NA or value is pd.NaT or isinstance(value, float) and math.isnan(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else drawable(textwrap.fill(str(value), 60))
-
-# %% ../nbs/foundations/27_plots.ipynb #5b5304cb
-@dataclass(frozen=True)
-class Claim:
-    """A paper's claim, and what this run says of it."""
-
-    claim: str  # in a sentence
-    source: str  # where the paper makes it
-    seen: bool | None  # whether this run has seen it; None where it could not be tested
-    measured: str  # the numbers with their intervals, or why there are none
-
-# %% ../nbs/foundations/27_plots.ipynb #4c6223f5
-def publish_claims(
-    key: str,  # of the paper: man, hcnn, mc, rce or reg
-    claims: Sequence[Claim],  # in the paper's order
-    caption: str,  # names data, model and budget
-    out: str | Path = "",  # as in `publish`
-) -> Published:
-    """Publish the table KEY-X0 of a paper's claims, with `seen` as yes, NO or not tested."""
-    words = {True: "yes", False: "NO", None: "not tested"}
-    table = pd.DataFrame([vars(c) | {"seen": words[c.seen]} for c in claims])
-    return publish(f"{key}-X0", table, table, caption, out)

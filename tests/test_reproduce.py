@@ -347,13 +347,18 @@ def test_claims_are_counted_and_silence_is_named(run):
 
     assert "no topic of this run published its claims" in (out / "index.html").read_text()
     assert (out / "claims.html").read_text().count("published no table of its claims") == 2
-    rows = ["a,s 1,yes,\"0.2, [0.1, 0.3]\"", "b <c>,s 2,NO,0.4", "d,s 3,not tested,no data", "e,s 4,yes,0"]
-    (out / "figures/mc-X0.csv").write_text("\n".join(["claim,source,seen,measured", *rows]) + "\n")
+    claims = [
+        Claim("a", "s 1", Holds(high=50), [share(9, 300)]),
+        Claim("b <c>", "s 2", Holds(low=50), [share(9, 300)]),
+        Claim("d", "s 3", Holds(high=5), [share(2, 2)], needs=[Need("points", 2, low=6)]),
+        Claim("e", "s 4", Holds(low=1), [share(9, 300)]),
+    ]
+    publish_claims("mc", claims, "claims", out / "figures")
     entry = {"topic": "maxconfidence", "kind": "table", "caption": "claims", "files": {"csv": {"path": "figures/mc-X0.csv"}}}
     with_claims = told | {"identifiers": told["identifiers"] | {"mc-X0": entry}}
     text = gallery.claims_page(with_claims, out)
     assert "<strong>2</strong> yes" in text and "<strong>1</strong> no" in text and "<strong>1</strong> not tested here" in text
-    assert "0.2, [0.1, 0.3]" in text and "b &lt;c&gt;" in text and text.count("published no table") == 1
+    assert "3 [1.38, 5.62] %" in text and "b &lt;c&gt;" in text and text.count("published no table") == 1
     assert "2 yes, 1 no, 0 undecided, 1 not tested here" in gallery.gallery_page(with_claims, out)
 
 

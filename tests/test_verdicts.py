@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,8 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from confnb.basics import UsageError
+from confnb.plots import publish
 from confnb.verdicts import (
     Claim,
     Estimate,
@@ -22,7 +25,7 @@ from confnb.verdicts import (
     share,
     told,
 )
-from confnb.workshop.store import ANSWERS, store_verdicts, verdict_texts
+from confnb.workshop.store import ANSWERS, beside_texts, store_beside, store_verdicts, verdict_texts
 
 finite = st.floats(-100, 100)
 
@@ -126,6 +129,34 @@ def test_verdicts_of_a_run_take_the_place_of_those_of_the_same_papers(tmp_path):
     table = pd.read_csv(path)
     assert table.key.tolist() == ["hcnn", "mc"] and table.claim[1] == CLAIMS[1].claim
     assert store_verdicts(tmp_path, tmp_path) is None and path.exists()
+
+
+def test_a_second_run_stands_beside_the_first(tmp_path):
+    for run, claims in ("first", CLAIMS), ("second", CLAIMS[1:2]):
+        (tmp_path / run / "figures").mkdir(parents=True)
+        publish_claims("mc", claims, "a caption", tmp_path / run / "figures")
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [0, 1])
+    publish("mc-F2a", fig, pd.DataFrame({"t": [0, 1]}), "curves", tmp_path / "second/figures")
+    plain = pd.DataFrame({"model": ["a"], "failure": [0.123456789]})
+    publish("mc-X5", plain, plain, "numbers | of $t$", tmp_path / "second/figures")
+    store_verdicts(tmp_path, tmp_path / "first")
+    for _ in range(2):  # twice is as once
+        names = [p.name for p in store_beside(tmp_path, tmp_path / "second", "colour")]
+    assert names == ["captions.csv", "mc-F2a.png", "mc-X5.csv"]
+    table = pd.read_csv(tmp_path / "nbs/reference/verdicts.csv").fillna("")
+    assert table.run.tolist() == [""] * 4 + ["colour"]
+    page = "\n".join(verdict_texts(tmp_path / "nbs/reference/verdicts.csv"))
+    assert "| (colour) it falls" in page and "[another run](on_colour.ipynb)" in page
+    head, _, picture, numbers = beside_texts(tmp_path / "nbs/reference/colour")
+    assert head.startswith("# ") and "![](colour/mc-F2a.png)" in picture and r"| a | 0.1235 |" in numbers and r"numbers \| of \$t\$" in numbers
+
+
+@pytest.mark.parametrize("name, sentence", [("Two Words", "one word in small letters"), ("../up", "one word in small letters"), ("empty", "holds no table or figure")])
+def test_what_is_no_second_run_is_refused(tmp_path, name, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        store_beside(tmp_path, tmp_path, name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_page_shows_every_verdict_and_nothing_is_read_as_markdown(tmp_path):

@@ -21,7 +21,7 @@ from .parameters import checkout, topics
 from .plans import plan
 from .runs import RunOptions, reproduce
 from .site import pages
-from .store import store_outputs
+from .store import store_beside, store_outputs
 from .sweeps import plan_sweep, sweep
 from .watching import RunReporter, on_terminal
 
@@ -111,9 +111,15 @@ def list_command() -> None:
 def store_command(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that `confnb reproduce` wrote.")],
     names: Names = None,
+    beside: Annotated[
+        str, typer.Option(metavar="NAME", help="Keep it as a second run of that name, on a page of its own.")
+    ] = "",
 ) -> None:
     """Copy a run's outputs into the notebooks of the repository, unless they have changed since."""
-    for path in store_outputs(checkout(), run, names or []):
+    if beside and names:
+        raise UsageError("a second run is kept whole: leave out the topics, or --beside")
+    files = store_beside(checkout(), run, beside) if beside else store_outputs(checkout(), run, names or [])
+    for path in files:
         typer.echo(path.name)
 
 # %% ../../nbs/workshop/73_cli.ipynb #a59108cb

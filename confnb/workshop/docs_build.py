@@ -20,7 +20,7 @@ import yaml
 
 from .markdown import pandoc
 from .site import ROOMS
-from .store import VERDICTS, verdict_texts
+from .store import CAPTIONS, VERDICTS, beside_texts, verdict_texts
 
 # %% ../../nbs/workshop/74_docs_build.ipynb #58b96301
 WEB = "https://github.com/confnb/confnb/blob/main"
@@ -45,6 +45,9 @@ def made(
         files["nbs/reference/papers_against_this_run.ipynb"] = notebook(
             *verdict_texts(root / VERDICTS)
         ).encode()
+    for told in nbs.glob(f"reference/*/{CAPTIONS}"):
+        name = f"nbs/reference/on_{told.parent.name}.ipynb"
+        files[name] = notebook(*beside_texts(told.parent)).encode()
     if (nbs / "sidebar.yml").exists():
         files["nbs/sidebar.yml"] = sidebar(root, files).encode()
     if (root / "confnb/__init__.pyi").exists():

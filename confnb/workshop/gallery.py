@@ -250,15 +250,6 @@ def complaints_of(
 
 # %% ../../nbs/workshop/61_gallery.ipynb #bb936a1d
 ANSWERS = ("yes", "no", "undecided", "not tested here")  # the verdicts that there are
-_OF_OLD = {"yes": "yes", "NO": "no", "not tested": "not tested here"}
-
-
-def _claim(row: dict[str, str]) -> dict[str, str]:
-    """Read a row of a table of claims; of the first edition it has `seen` and `measured`."""
-    if "verdict" in row:
-        return row
-    verdict = _OF_OLD.get(row["seen"], row["seen"])
-    return {**row, "kind": "claim", "paper": "", "here": row["measured"], "verdict": verdict, "why": ""}
 
 # %% ../../nbs/workshop/61_gallery.ipynb #74c2b383
 def claims_of(
@@ -273,7 +264,7 @@ def claims_of(
     for identifier, entry in told["identifiers"].items():
         if identifier.endswith("-X0") and "csv" in entry["files"]:
             rows = _rows(out / entry["files"]["csv"]["path"])
-            found[entry["topic"]] += [_claim(row) | {"id": identifier} for row in rows]
+            found[entry["topic"]] += [row | {"id": identifier} for row in rows]
     return found
 
 # %% ../../nbs/workshop/61_gallery.ipynb #a3b76484
