@@ -256,7 +256,7 @@ def _place(identifier: str) -> tuple[int, str]:
     known = [i.id for i in IDENTIFIERS]
     return known.index(identifier) if identifier in known else len(known), identifier
 
-
+# %% ../../nbs/workshop/71_store.ipynb #ebaad25b
 def _captions(shown: Sequence[dict[str, Any]]) -> bytes:
     "A line for each table and picture: what it is and what stands under it"
     text = io.StringIO()
@@ -285,7 +285,7 @@ def beside_texts(
         texts.append(f"## {row['id']}{what and ': ' + what}\n\n{body}\n\n{_shown(row['caption'])}")
     return texts
 
-
+# %% ../../nbs/workshop/71_store.ipynb #85d4f116
 def _table(path: Path) -> str:
     "A table of numbers in Markdown, to four digits"
     rows = _rows(path)
