@@ -261,11 +261,14 @@ def load_model(
     card, weights = read_entry(name), zoo_folders()[name] / WEIGHTS
     if not weights.exists():
         raise ValueError(f"{name} ships without weights; load_or_train with the recipe on its card trains it")
-    recipe = card.recipe
+    return load_weights(_built(card.recipe), _checked(weights, card)).to(pick_device(device)).eval()
+
+
+def _built(recipe: dict[str, Any]) -> nn.Module:
+    "The network of a recipe before its training"
     name = recipe["network"]
     kind = name if name in ARCHITECTURES else _public(name)
-    model = build(kind, recipe["shape"], recipe["classes"], recipe["seed"], **recipe["settings"])
-    return load_weights(model, _checked(weights, card)).to(pick_device(device)).eval()
+    return build(kind, recipe["shape"], recipe["classes"], recipe["seed"], **recipe["settings"])
 
 # %% ../nbs/foundations/23_networks.ipynb #c4b9a131
 def keep(
