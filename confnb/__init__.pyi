@@ -94,6 +94,10 @@ from .detectors import non_me as non_me
 from .detectors import non_me_score as non_me_score
 from .detectors import typical_density as typical_density
 from .detectors import within_class_distance as within_class_distance
+from .ensembles import Averaged as Averaged
+from .ensembles import Ensemble as Ensemble
+from .ensembles import confidence_over_draws as confidence_over_draws
+from .ensembles import transfer as transfer
 from .evaluation.checks import CERTAIN as CERTAIN
 from .evaluation.checks import Check as Check
 from .evaluation.checks import CheckOptions as CheckOptions
@@ -156,8 +160,10 @@ from .found import with_wrong_confidence as with_wrong_confidence
 from .found import wrong_classes as wrong_classes
 from .identity import Unidentified as Unidentified
 from .images import Data as Data
+from .images import OnDemand as OnDemand
 from .images import PARTS as PARTS
 from .images import as_images as as_images
+from .images import from_dataset as from_dataset
 from .images import split as split
 from .images import stratified_order as stratified_order
 from .keys import fingerprint as fingerprint
@@ -190,7 +196,6 @@ from .maxconfidence import max_confidence as max_confidence
 from .maxconfidence import most_confident as most_confident
 from .maxconfidence import successive_halving as successive_halving
 from .models import ARCHITECTURES as ARCHITECTURES
-from .models import EOT as EOT
 from .models import WithGradientOf as WithGradientOf
 from .models import build as build
 from .models import dropped_filters as dropped_filters
@@ -277,8 +282,14 @@ from .quantization import quantize_k as quantize_k
 from .quantization import quantize_weight as quantize_weight
 from .quantization import quantized_network as quantized_network
 from .quantization import zero_gradients as zero_gradients
+from .random_search import HALVINGS as HALVINGS
+from .random_search import SquareRule as SquareRule
+from .random_search import few_numbers as few_numbers
+from .random_search import square as square
+from .random_search import square_share as square_share
 from .rules import APGDRule as APGDRule
 from .rules import AdamRule as AdamRule
+from .rules import Blind as Blind
 from .rules import DDNRule as DDNRule
 from .rules import GradientRule as GradientRule
 from .rules import JSMARule as JSMARule
@@ -416,6 +427,7 @@ from . import checks as checks
 from . import data as data
 from . import detector_attacks as detector_attacks
 from . import detectors as detectors
+from . import ensembles as ensembles
 from . import evaluation as evaluation
 from . import found as found
 from . import identity as identity
@@ -431,6 +443,7 @@ from . import objectives as objectives
 from . import pictures as pictures
 from . import plots as plots
 from . import quantization as quantization
+from . import random_search as random_search
 from . import rules as rules
 from . import runtime as runtime
 from . import search as search

@@ -43,13 +43,17 @@ def check_images(
         )
     return x.clamp(0, 1)
 
+# %% ../nbs/foundations/01_checks.ipynb #443c618a
+def _readable(x: Any) -> Any:
+    "Images that are read on demand as they are, since each batch is looked at when it is read; others checked"
+    return x if getattr(x, "on_demand", False) else check_images(x)
+
 # %% ../nbs/foundations/01_checks.ipynb #a969617b
 def _check_kind(x: Tensor) -> None:
     "Refuse images that are no dense floating-point tensor"
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"images must be a torch.Tensor, not {type(x).__name__}; torch.as_tensor(x) makes one"
-        )
+        cure = "take some of them, x[:1000]" if hasattr(x, "on_demand") else "torch.as_tensor(x) makes one"
+        raise TypeError(f"images must be a torch.Tensor, not {type(x).__name__}; {cure}")
     if x.is_nested or x.layout != torch.strided:
         kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
         raise TypeError(

@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .images import PARTS, Data, _check_parts, _sources, split, stratified_order
-from .pictures import TORCHVISION, _folder, _imagenet, _npz, data_root
+from .pictures import TORCHVISION, _folder, _imagenet, _late, _npz, data_root
 from .runtime import generator
 
 # %% ../nbs/foundations/09_data.ipynb #46383775
-def _digits(train: int | None, test: int | None, seed: int, parts: Sequence[str]) -> Data:
+def _digits(
+    train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
+) -> Data:
     "scikit-learn's digits, enlarged to 16 x 16"
     from sklearn.datasets import load_digits
 
@@ -38,7 +40,7 @@ def _digits(train: int | None, test: int | None, seed: int, parts: Sequence[str]
     y = torch.as_tensor(raw.target)
     order = stratified_order(y)
     tested, rest = order[:360], order[360:]
-    pairs = (x[rest], y[rest]), (x[tested], y[tested])
+    pairs = _late((x[rest], y[rest]), train, late), _late((x[tested], y[tested]), test, late)
     return split(*pairs, "scikit-learn digits (16 x 16)", train, test, seed, parts)
 
 # %% ../nbs/foundations/09_data.ipynb #128aa238
@@ -80,7 +82,9 @@ def _part(
     return found.data, np.asarray(found.labels if name == "svhn" else found.targets)
 
 # %% ../nbs/foundations/09_data.ipynb #978d2c58
-def _torchvision(name: str, train: int | None, test: int | None, seed: int, parts: Sequence[str]) -> Data:
+def _torchvision(
+    name: str, train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
+) -> Data:
     root, sources = data_root(), _sources(parts)
     if not all((root / place / file).exists() for place in PLACES[name] for file in _FILES[name]):
         _download(name, root)
@@ -94,7 +98,8 @@ def _torchvision(name: str, train: int | None, test: int | None, seed: int, part
             raise ValueError(
                 f"the files of {name} under {root} cannot be read ({e}); delete them, and they are fetched again"
             ) from e
-    return split(read["train"], read["test"], TORCHVISION[name][1], train, test, seed, parts)
+    pairs = _late(read["train"], train, late), _late(read["test"], test, late)
+    return split(*pairs, TORCHVISION[name][1], train, test, seed, parts)
 
 # %% ../nbs/foundations/09_data.ipynb #676dab35
 def _fetch(kind: Any, root: Path, part: str) -> None:
@@ -166,8 +171,11 @@ def load_data(
     test: int | None = None,  # how many test examples to keep, likewise
     seed: int = 0,  # which ones; the held-out part does not depend on it
     parts: Sequence[str] = PARTS,  # which of "train", "val" and "test" to read; the others are not there
+    on_demand: bool | None = None,  # read images when indexed; None: where files would fill half of memory
 ) -> Data:
     """Load a data set by its name: training, held-out and test images with their labels.
+
+    Images that are read when they are indexed are an `OnDemand` each part; arrays stay in memory as they are, as bytes.
 
     Raises TypeError, ValueError, FileNotFoundError: an unknown name, bad contents, more examples asked for than there
       are or than memory holds; data that are not there and cannot be downloaded.
@@ -175,7 +183,7 @@ def load_data(
     if not isinstance(name, str):
         raise TypeError(f"a data set has a name, such as 'digits' or 'npz:PATH', not {type(name).__name__}")
     kind, _, path = name.partition(":")
-    settings = (train, test, seed, _check_parts(parts))
+    settings = (train, test, seed, _check_parts(parts), on_demand)
     try:
         if name == "digits":
             return _digits(*settings)

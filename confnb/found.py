@@ -28,7 +28,7 @@ class Found:
     x: Tensor  # the points (N, C, H, W), each in its set
     value: Tensor  # there (N,): the objective, or the rank where points were ranked by something else
     logits: Tensor  # the model's logits there (N, K), computed in float32 at these very points
-    passes: Tensor  # forward-backward passes spent on each example (N,), int64
+    passes: Tensor  # passes spent on each example (N,), int64: forward and back, or questions of a blind rule
     wrong_confidence: Tensor | None = None  # the highest wrong-class probability there (N,), where known
     seconds: float = 0.0  # that all of it took, on the clock
 

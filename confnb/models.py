@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'seeded', 'build', 'logits_and_features', 'outputs', 'features', 'save_weights', 'is_pickle',
-           'load_weights', 'layers_of', 'filter_norms', 'dropped_filters', 'EOT', 'WithGradientOf']
+           'load_weights', 'layers_of', 'filter_norms', 'dropped_filters', 'WithGradientOf']
 
 # %% ../nbs/foundations/11_models.ipynb #5397fa70
 import inspect
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .architectures import madry_mnist, model_a, preact_resnet, resnet18, three_layer_cnn, wide_resnet
 from .basics import write_whole
 from .borrowing import borrow, device_of
-from .checks import check_images, check_seed
+from .checks import _readable, check_seed
 from .runtime import check_logits, in_batches, logits_of
 
 # %% ../nbs/foundations/11_models.ipynb #5b7a38fa
@@ -119,7 +119,7 @@ def outputs(
     Raises TypeError, ValueError: bad images, logits of a wrong shape, NaN or infinite, probabilities, or a
       model that runs no `nn.Linear`.
     """
-    x, device = check_images(x), device_of(model)
+    x, device = _readable(x), device_of(model)
     with borrow(model), torch.no_grad():
         parts = in_batches(lambda s: logits_and_features(model, x[s].to(device)), len(x), batch_size)
     logits, hidden = (torch.cat(p).to(x.device) for p in zip(*parts, strict=True))
@@ -224,23 +224,6 @@ def dropped_filters(
     """Say which filters of a layer are nearly zero, (filters,)."""
     norms = filter_norms(layer)
     return norms < below * norms.amax()
-
-# %% ../nbs/foundations/11_models.ipynb #3cda0993
-class EOT(nn.Module):
-    """Average the outputs (N, K) of several modules, and so their gradients.
-
-    Source: Athalye, Carlini and Wagner (2018), section 4.2.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[nn.Module],  # modules that map images to (N, K)
-    ):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([m(x) for m in self.members]).mean(0)
 
 # %% ../nbs/foundations/11_models.ipynb #86923920
 class WithGradientOf(nn.Module):

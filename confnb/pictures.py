@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .cache import cache_dir
-from .images import Data, _sources, split
+from .images import Data, OnDemand, _sources, split
 
 # %% ../nbs/foundations/08_pictures.ipynb #c83c3a00
 def data_root() -> Path:
@@ -60,7 +61,9 @@ def _opened(file: Path) -> io.BufferedReader:
         ) from e
 
 # %% ../nbs/foundations/08_pictures.ipynb #b127ad0c
-def _npz(path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str]) -> Data:
+def _npz(
+    path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
+) -> Data:
     file, keys = _find(path), ("x_train", "y_train", "x_test", "y_test")
     needed = [k for k in keys if k[2:] in _sources(parts)]
     wanted = [k for k in keys if k in needed or k == "y_train"]  # which knows of all classes
@@ -89,7 +92,8 @@ def _npz(path: str, train: int | None, test: int | None, seed: int, parts: Seque
             f"{file.name} has no {', '.join(missing)}; it needs {', '.join(keys)} and has {', '.join(names) or 'nothing'}"
         )
     x, y, xt, yt = (arrays.get(k) for k in keys)
-    return split((x, y), (xt, yt), file.stem.replace("_", " "), train, test, seed, parts)
+    pairs = _late((x, y), train, late), _late((xt, yt), test, late)
+    return split(*pairs, file.stem.replace("_", " "), train, test, seed, parts)
 
 # %% ../nbs/foundations/08_pictures.ipynb #f99492a1
 def _header(z: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> tuple[int, int]:
@@ -131,8 +135,21 @@ def _check_memory(needed: float, what: str) -> None:
             f"{what} takes {needed / 1e9:,.1f} GB of memory as images, and there are {limit / 1e9:,.1f}; ask for fewer images or parts, or make it smaller"
         )
 
+# %% ../nbs/foundations/08_pictures.ipynb #73f45184
+def _late(pair: tuple[Any, Any], wanted: int | None, late: bool | None) -> tuple[Any, Any]:
+    "Pixels and labels; the pixels read on demand where that is asked for, or where files would fill half of memory"
+    source, labels = pair
+    if source is None or late is False:
+        return pair
+    if late is None and hasattr(source, "per_image"):
+        n = wanted + 5000 if isinstance(wanted, int) else len(source)  # with the held-out ones
+        late = 5 * min(n, len(source)) * source.per_image > _memory() / 2
+    return (OnDemand(source, torch.arange(len(source))), labels) if late else pair
+
 # %% ../nbs/foundations/08_pictures.ipynb #37f51e05
-def _folder(path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str]) -> Data:
+def _folder(
+    path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
+) -> Data:
     from torchvision.datasets import ImageFolder
 
     root, sources = _find(path), _sources(parts)
@@ -150,7 +167,8 @@ def _folder(path: str, train: int | None, test: int | None, seed: int, parts: Se
     side, grey = _sizes([file for some in files.values() for file in some])
     given = {p: (_Pictures(files[p], side, grey), np.array(found[p].targets)) for p in found}
     train_pair, test_pair = (given.get(p, (None, None)) for p in ("train", "test"))
-    return split(train_pair, test_pair, root.resolve().name.replace("_", " "), train, test, seed, parts)
+    pairs = _late(train_pair, train, late), _late(test_pair, test, late)
+    return split(*pairs, root.resolve().name.replace("_", " "), train, test, seed, parts)
 
 # %% ../nbs/foundations/08_pictures.ipynb #e9d39390
 def _sizes(files: list[Path]) -> tuple[tuple[int, int], bool]:
@@ -176,6 +194,11 @@ class _Pictures:
     files: list[Path]
     size: tuple[int, int]
     grey: bool
+
+    @property
+    def per_image(self) -> int:
+        "How many values an image has"
+        return math.prod(self.size) * (1 if self.grey else 3)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -240,6 +263,11 @@ class _Crops:
     files: list[Path]
     side: int = 224
 
+    @property
+    def per_image(self) -> int:
+        "How many values an image has"
+        return 3 * self.side**2
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -257,7 +285,9 @@ def _crop(file: Path, side: int) -> np.ndarray:
     return np.asarray(center_crop(resize(picture, side * 8 // 7), side))
 
 # %% ../nbs/foundations/08_pictures.ipynb #13826284
-def _imagenet(train: int | None, test: int | None, seed: int, parts: Sequence[str]) -> Data:
+def _imagenet(
+    train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
+) -> Data:
     from torchvision.datasets import ImageFolder
 
     root, folders = data_root() / "imagenet", {"train": "train", "test": "val"}
@@ -270,4 +300,5 @@ def _imagenet(train: int | None, test: int | None, seed: int, parts: Sequence[st
     for part in _sources(parts):
         samples = ImageFolder(root / folders[part]).samples
         given[part] = _Crops([Path(file) for file, _ in samples]), np.array([label for _, label in samples])
-    return split(given["train"], given["test"], "ImageNet (224 x 224)", train, test, seed, parts)
+    pairs = _late(given["train"], train, late), _late(given["test"], test, late)
+    return split(*pairs, "ImageNet (224 x 224)", train, test, seed, parts)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .borrowing import borrow, device_of
-from .checks import check_count, check_images, check_seed, check_values
+from .checks import _readable, check_count, check_images, check_seed, check_values
 
 # %% ../nbs/foundations/03_runtime.ipynb #de0e28b4
 def logits_of(
@@ -53,9 +53,9 @@ def logits_of(
 
 # %% ../nbs/foundations/03_runtime.ipynb #bb159d59
 def _asked(model: nn.Module, x: Tensor) -> Any:
-    "The answer to a copy of x, in the precision of the model's first parameter or, where its layers refuse that, of another"
+    "The answer to a copy of x, in the precision of the model's first parameter (in its own for a `mixed` model) or, where its layers refuse that, of another"
     kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
-    first = next(kinds, x.dtype)
+    first = x.dtype if getattr(model, "mixed", False) else next(kinds, x.dtype)
     try:
         return model(x.to(first, copy=True))
     except torch.OutOfMemoryError:
@@ -150,11 +150,11 @@ def predict(
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
     batch_size: int = 256,  # how many images are run at once
 ) -> Tensor:  # logits (N, K), on the device of `x`
-    """Compute the logits of images, batch by batch.
+    """Compute the logits of images, batch by batch; they may be `OnDemand`.
 
     Raises TypeError, ValueError: bad images; logits of a wrong shape, NaN or infinite; probabilities.
     """
-    x, device = check_images(x), device_of(model)
+    x, device = _readable(x), device_of(model)
     with borrow(model), torch.no_grad():
         return torch.cat(
             in_batches(
@@ -198,8 +198,11 @@ def part_of_whole(
     first: int,  # the index of the first of them in the whole
     n: int,  # how many there are; a draw for another number of examples is refused
 ) -> Iterator[None]:
-    """Let `n` examples draw in this block what they draw as numbers `first`, `first + 1`, ... of a whole."""
-    token = _PART.set((first, n))
+    """Let `n` examples draw in this block what they draw as numbers `first`, `first + 1`, ... of a whole.
+
+    Within another such block they are a part of that part.
+    """
+    token = _PART.set((first + (_PART.get() or (0, 0))[0], n))
     try:
         yield
     finally:

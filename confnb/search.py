@@ -21,7 +21,7 @@ from .checks import check_count, check_images, check_number, check_seed
 from .found import Found, concat
 from .models import logits_and_features
 from .objectives import Objective, _ask, _warn_of, gradient_at
-from .rules import GradientRule, Rule, State, Step, Task, step_lengths
+from .rules import Blind, GradientRule, Rule, State, Step, Task, step_lengths
 from .runtime import check_logits, in_batches, logits_of, refuse_probabilities, streams
 from .sets import Ball, _check_length, _check_lengths, _check_scale, _per_example, check_ball, to_device
 
@@ -67,6 +67,11 @@ class _Plan:
     rescore: bool
     restarts: int
 
+    @property
+    def blind(self) -> bool:
+        "Whether the rule takes no gradient"
+        return isinstance(self.rule, Blind)
+
 # %% ../nbs/foundations/16_search.ipynb #f1b3ff79
 def _run(
     model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None
@@ -92,11 +97,14 @@ class _Seen:
     logits: Tensor
 
 # %% ../nbs/foundations/16_search.ipynb #96c28d8b
-def _look(model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None) -> _Seen:
-    "One pass forward and back"
-    z = z.detach().requires_grad_()
-    logits, hidden = _run(model, task, z, autocast)
-    value = _ask(task.objective, logits, z, hidden)
+def _look(
+    model: nn.Module, task: Task, z: Tensor, autocast: torch.dtype | None, blind: bool = False
+) -> _Seen:
+    "One pass forward and back; for a blind rule forward alone, and the gradient is zero"
+    with torch.set_grad_enabled(not blind):
+        z = z.detach().requires_grad_(not blind)
+        logits, hidden = _run(model, task, z, autocast)
+        value = _ask(task.objective, logits, z, hidden)
     gradient, broken = gradient_at(value, z)
     value, logits = value.detach(), logits.detach()
     worth = value
@@ -122,7 +130,7 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
     low = z.new_full((len(z),), -torch.inf)
     state = {"mark": low, "highest": low, **plan.rule.begin(task, z)}
     for number, length in enumerate(plan.lengths):
-        seen = _look(model, task, z, plan.autocast)
+        seen = _look(model, task, z, plan.autocast, plan.blind)
         value, worth, gradient, logits = seen.value, seen.worth, seen.gradient, seen.logits
         best.passes[rows] += 1
         best.broken[rows] |= seen.broken
@@ -141,6 +149,7 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
             task, z, value, gradient, rows = task.take(go), z[go], value[go], gradient[go], rows[go]
             state = {name: row[go] for name, row in state.items()}
         z = plan.rule.move(task, z, value, gradient, state, Step(number, len(plan.lengths), length))
+    best.passes[rows] += plan.blind  # to whom the last look costs as much as the others
     with torch.no_grad():
         logits, hidden = _run(model, task, z, plan.autocast)
         best.record(rows, z, _worth(task, check_logits(logits), z, hidden), logits, always=plan.last)
@@ -155,16 +164,18 @@ def _search(
         rows = (best.value < plan.stop).nonzero()[:, 0]
         if not len(rows):
             break
-        mine = task.take(rows)
+        own = streams(seeds[rows.cpu()], len(rows), restart)
+        mine = replace(task.take(rows), seeds=own)
         if isinstance(start, str) or restart:
-            begin = mine.ball.random(mine.x, streams(seeds[rows.cpu()], len(rows), restart))
+            begin = plan.rule.start(mine) if isinstance(plan.rule, Blind) else mine.ball.random(mine.x, own)
         else:
             begin = start[rows]
         run = best.afresh() if plan.last and restart else best  # of all last points the best is kept
         _climb(model, mine, mine.ball.project(begin, mine.x), rows, run, plan)
         if run is not best and run.logits is not None:
             best.record(rows, run.x[rows], run.value[rows], run.logits[rows])
-    return _scored(model, task, best, plan), best.flat & (best.passes > 0), best.broken
+    still = best.flat & (best.passes > 0) & (not plan.blind)
+    return _scored(model, task, best, plan), still, best.broken
 
 # %% ../nbs/foundations/16_search.ipynb #b61f74cb
 def _scored(model: nn.Module, task: Task, best: _Best, plan: _Plan) -> Found:
@@ -227,7 +238,7 @@ def maximize(
     objective: Objective,  # called with `(logits, points)`, gives one number for each example
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
     ball: Ball,  # the set to stay in: `Linf(eps)`, `L2(eps)`, `L0(eps)` or `BOX`
-    steps: int = 40,  # gradient steps from each start; 0 only scores the start
+    steps: int = 40,  # steps from each start; 0 only scores the start
     step_size: float | Tensor | None = None,  # length of the first step; by default what the rule says
     restarts: int = 1,  # how many starts; the best of what they find is kept
     seed: int | Tensor = 0,  # one number, or one for each example (N,)
@@ -254,7 +265,7 @@ def maximize(
     steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")
     patience = check_count(patience, "patience", 0)
     start = x if isinstance(start, str) and start == "here" else start
-    seeds = _seeds(seed, len(x), isinstance(start, str) or restarts > 1)
+    seeds = _seeds(seed, len(x), isinstance(start, str) or restarts > 1 or isinstance(rule, Blind))
     device, began = device_of(model), time.perf_counter()
     fast = resolve_autocast(autocast, device)
     plan = _Plan(rule, step_lengths(steps, decay), stop, patience, keep == "last", fast, rescore, restarts)

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from .adapters import draws_for_all, of_rows
 from .cache import not_remembered, remember
-from .checks import check_images, check_labels
+from .checks import _readable, check_images, check_labels
 from .found import Attack, Found
 from .identity import Unidentified
+from .images import OnDemand
 from .keys import fingerprint
 from .models import outputs
 from .objectives import WrongConfidence
-from .runtime import part_of_whole, predict, progress
+from .runtime import _PART, chunks, part_of_whole, predict, progress
 
 # %% ../nbs/foundations/26_tables.ipynb #7cc3499e
 Score = Callable[..., Tensor]  # (logits, features); `hidden = False` says that it needs no features
@@ -33,7 +34,7 @@ COLUMNS = ("index", "attack", "label", "prediction", "confidence", "wrong_confid
 # %% ../nbs/foundations/26_tables.ipynb #2b2e6073
 def evaluate(
     model: nn.Module,  # maps images to logits; comes back as it was
-    x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
+    x: Tensor | OnDemand,  # images (N, C, H, W), pixels in [0, 1]
     y: Tensor,  # right labels (N,)
     attacks: Mapping[str, Attack] | None = None,  # by name: functions `(model, x, y)` to points or a `Found`
     scores: Mapping[str, Score] | None = None,  # by name: functions `(logits, features)` to numbers (N,)
@@ -47,15 +48,20 @@ def evaluate(
     two rows are attacked again with their own draws, where that costs little of what the attack did (never
     for attacks of other libraries, which draw for a whole batch at once).
 
+    Of images that are `OnDemand` one batch is there at a time: it is read, attacked by every attack, written down
+    and dropped. The rows are the same, but for attacks of other libraries, which draw anew for each batch.
+
     Raises TypeError, ValueError: bad images or labels, an attack called "clean", a score called like a
       column, or an attack whose points are no images of the same shape.
     """
-    x = check_images(x)
+    x = _readable(x)
     y = check_labels(y, len(x))
     if "clean" in (attacks := attacks or {}):
         raise ValueError('no attack can be called "clean": that is the name of the images as they are')
     if taken := [name for name in scores or () if name in COLUMNS]:
         raise ValueError(f"no score can be called {taken[0]!r}: that is a column of every table")
+    if isinstance(x, OnDemand):
+        return _piece_by_piece(model, x, y, attacks, scores or {}, batch_size, cache)
     if cache:
         return _from_cache(model, x, y, attacks, scores or {})
     rows = partial(_rows, model, x, y, scores=scores or {}, batch_size=batch_size)
@@ -63,6 +69,29 @@ def evaluate(
     for name, attack in progress(list(attacks.items()), "attacks"):
         tables.append(rows(name, attack(model, x, y)))
     return pd.concat(tables, ignore_index=True)
+
+# %% ../nbs/foundations/26_tables.ipynb #1a40c6f0
+def _piece_by_piece(
+    model: nn.Module,
+    x: OnDemand,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    scores: Mapping[str, Score],
+    batch_size: int,
+    cache: bool,
+) -> pd.DataFrame:
+    "The table of `evaluate`, of which a batch of images is there at a time"
+    tables, n = [], len(x)
+    for s in progress(chunks(n, batch_size), "batches"):
+        mine = {name: of_rows(attack, n, s) for name, attack in attacks.items()}
+        with part_of_whole(s.start, s.stop - s.start):
+            table = evaluate(model, x[s], y[s], mine, scores, batch_size, cache)
+        tables.append(table.assign(index=table["index"] + s.start))
+    table, order = (
+        pd.concat(tables, ignore_index=True),
+        {name: i for i, name in enumerate(("clean", *attacks))},
+    )
+    return table.iloc[np.argsort(table.attack.map(order), kind="stable")].reset_index(drop=True)
 
 # %% ../nbs/foundations/26_tables.ipynb #fd26f7b8
 def _rows(
@@ -115,7 +144,8 @@ def _from_cache(
 ) -> pd.DataFrame:
     "The table of `evaluate`, each attack from the cache where the same one was made before"
     try:
-        known = fingerprint(_rows, model, x, y, list(scores.items()), torch.__version__)
+        part = [p] if (p := _PART.get()) else []  # of a larger whole, whose examples draw otherwise
+        known = fingerprint(_rows, model, x, y, list(scores.items()), torch.__version__, *part)
     except Unidentified as e:
         not_remembered("table", e, stacklevel=4)
         return evaluate(model, x, y, attacks, scores)

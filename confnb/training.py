@@ -22,7 +22,7 @@ from .basics import with_defaults
 from .borrowing import device_of, resolve_autocast
 from .cache import cache_dir, not_remembered
 from .checkpoints import Checkpoint
-from .checks import check_images, check_labels
+from .checks import _readable, check_labels
 from .identity import Unidentified
 from .keys import fingerprint
 from .losses import CrossEntropyLoss, Loss
@@ -195,7 +195,7 @@ def _watched(watch: Watch) -> tuple[tuple[Tensor, Tensor] | None, float | None, 
 # %% ../nbs/foundations/22_training.ipynb #c194afbc
 def fit(
     model: nn.Module,  # maps images to logits; trained in place, on its own device
-    x: Tensor,  # training images (N, C, H, W), pixels in [0, 1]
+    x: Tensor,  # training images (N, C, H, W), pixels in [0, 1], or `OnDemand`
     y: Tensor,  # right labels (N,)
     loss: Loss = CrossEntropyLoss(),  # called with `(model, x, y, rng, progress)` for each batch
     recipe: Recipe = Recipe(),  # how long and by which steps
@@ -213,7 +213,7 @@ def fit(
       without `held`.
     Raises FloatingPointError: the loss became NaN or infinite.
     """
-    x = check_images(x)
+    x = _readable(x)
     y = check_labels(y, len(x), classes=predict(model, x[:1]).shape[1])
     held, stop_at, resume = _watched(watch)
     given, checkpoint = (model, x, y, loss, recipe, seed, held, stop_at), None

@@ -221,7 +221,7 @@ def test_what_memory_cannot_hold_is_refused_before_anything_is_read(root, folder
         load_data("npz:bomb.npz")
     monkeypatch.setattr(pictures_module, "_memory", lambda: 100)
     with pytest.raises(ValueError, match="a folder of 11 pictures takes"):
-        load_data("folder:my_pictures")
+        load_data("folder:my_pictures", on_demand=False)
     assert 2**28 < MEMORY()
 
 

@@ -16,9 +16,10 @@ from torch import nn
 from toys import images, linear
 
 from confnb.attacks import pgd
+from confnb.ensembles import Ensemble
 from confnb.found import Found
 from confnb.keys import fingerprint
-from confnb.models import EOT, WithGradientOf
+from confnb.models import WithGradientOf
 from confnb.neighbours import (
     HighlyConfident,
     NegativeEntropy,
@@ -414,7 +415,7 @@ def test_guided_and_averaged():
     mixed = WithGradientOf(model, other)
     torch.testing.assert_close(mixed(x), model(x))
     torch.testing.assert_close(gradient(mixed, x, lambda out: out[:, 1]), gradient(other, x, lambda out: out[:, 1]))
-    mean = EOT([model, other])
+    mean = Ensemble([model, other], of="logits")
     torch.testing.assert_close(mean(x), (model(x) + other(x)) / 2)
 
 
@@ -435,7 +436,7 @@ def test_attacks_on_the_shell_stay_in_the_ball_and_say_what_the_shell_says(small
     labels = partial(each_label, xi=0.05, steps=3)
     shell, envelope = Shell(small_model, partial(mcn, xi=0.05, steps=3)), DanskinShell(small_model, labels)
     guide = {"straight": StraightThrough(shell), "envelope": envelope, "unrolled": WithGradientOf(envelope, Unrolled(small_model, 0.05)),
-             "averaged": WithGradientOf(envelope, EOT([DanskinShell(small_model, partial(labels, start="random", seed=s)) for s in range(2)]))}[kind]
+             "averaged": WithGradientOf(envelope, Ensemble([DanskinShell(small_model, partial(labels, start="random", seed=s)) for s in range(2)], of="logits"))}[kind]
     found = surrogate_attack(shell, x, y, Linf(0.08), guide, steps=4, start=partial(shell_start, search=labels) if kind == "envelope" else None)
     assert Linf(0.08).contains(found.x, x).all() and found.x.shape == x.shape
     torch.testing.assert_close(found.logits, predict(shell, found.x), atol=1e-4, rtol=1e-4)

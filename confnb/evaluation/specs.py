@@ -33,6 +33,7 @@ from ..images import Data, stratified_order
 from ..maxconfidence import max_confidence
 from ..models import features, outputs
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
+from ..random_search import square
 from ..runtime import predict
 from ..sets import L0, L2, Ball, Linf
 from ..tables import Score
@@ -71,7 +72,21 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     "noise": uniform_noise,
     **{
         f.__name__: f
-        for f in (fgsm, bim, ilcm, pgd, apgd, ddn, jsma, cw_l2, cw_l2_fast, cw_hc, confident_linf, negative)
+        for f in (
+            fgsm,
+            bim,
+            ilcm,
+            pgd,
+            apgd,
+            ddn,
+            jsma,
+            cw_l2,
+            cw_l2_fast,
+            cw_hc,
+            confident_linf,
+            negative,
+            square,
+        )
     },
 }
 USUAL = ("noise", "pgd", "apgd", "maxconfidence")
