@@ -143,7 +143,8 @@ class LogisticRegressions(nn.Module):
                 f"each of {len(weights)} weight vectors needs its number of bits, but there are {len(bits)}, and {len(self.detach_max)} of detach_max"
             )
         self.weight, self.bits = nn.Parameter(weights.detach().clone()), tuple(bits)
-        [_check_bits(number) for number in bits]
+        for number in bits:
+            _check_bits(number)
 
     def quantized(self) -> Tensor:
         """The weights as the models use them, (M, D): each row as `quantize_weight` does it, all rows at once."""
