@@ -29,6 +29,7 @@ from .models import seeded
 from .objectives import WrongConfidence
 from .runtime import in_batches, keywords_of
 from .sets import L2, Ball, Linf, take_rows
+from .unions import _inside
 
 # %% ../nbs/foundations/25_adapters.ipynb #1d4c3083
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Adapted:
             )
         if self.ball is None:
             return z
-        if n := int((~self.ball.contains(z, x, 1e-5)).sum()):
+        if n := int((~_inside(self.ball, z, x, 1e-5)).sum()):
             raise ValueError(
                 f"{n} of {len(x)} points of {self.says} lie outside {self.ball}, the set that its eps stands for"
             )

@@ -24,6 +24,7 @@ from .rules import AdamRule, APGDRule
 from .runtime import check_logits, in_batches, logits_of, predict
 from .search import Climb, maximize
 from .sets import Ball, Linf, as_ball
+from .unions import each_size, radius
 
 # %% ../nbs/foundations/17_attacks.ipynb #46bc8851
 def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
@@ -120,7 +121,7 @@ def bim(
     x, y = _checked(x, y, steps=steps)
     ball = as_ball(ball, len(x))
     if climb.get("step_size") is None:
-        climb["step_size"] = ball.eps / int(steps)
+        climb["step_size"] = each_size(radius(ball, x), lambda eps: eps / int(steps))
     settings: Climb = {"start": "here", "keep": "last", **climb}
     found = maximize(model, _loss(y, target), x, ball, steps, **settings)
     return with_wrong_confidence(found, y)

@@ -274,7 +274,7 @@ def max_score(
     sure = max_confidence(model, x, y, ball, **settings)
     objective, length, size = (
         WrongAndNormal(y, score, weight),
-        first_length(ball, 0.5),
+        first_length(ball, 0.5, x),
         settings["batch_size"],
     )
     plan = {"steps": steps, "step_size": length, "decay": 0.02, "batch_size": size}

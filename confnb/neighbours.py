@@ -146,7 +146,7 @@ def _climb(
     **own: Any,
 ) -> Found:
     "One climb with steps from the radius down to a twentieth of it, unless the settings say otherwise"
-    usual = {"step_size": first_length(ball), "decay": 0.05, "start": "here", "batch_size": _ROWS}
+    usual = {"step_size": first_length(ball, 1.0, x), "decay": 0.05, "start": "here", "batch_size": _ROWS}
     return maximize(model, objective, x, ball, steps, **usual | settings | own)
 
 # %% ../nbs/confidence/26_neighbours.ipynb #d4291f4a

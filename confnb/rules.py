@@ -51,7 +51,10 @@ class Task:
         """Cut the task to the examples at `index`."""
         return Task(*(take_rows(getattr(self, f.name), index) for f in fields(self)))
 
-# %% ../nbs/foundations/14_rules.ipynb #f8c9419a
+# %% ../nbs/foundations/14_rules.ipynb #beaae70f
+State = dict[str, Tensor]
+
+# %% ../nbs/foundations/14_rules.ipynb #bd0b19c5
 State = dict[str, Tensor]
 
 # %% ../nbs/foundations/14_rules.ipynb #a6fbc16e
@@ -79,7 +82,13 @@ class Blind(Rule, Protocol):
     def start(self, task: Task) -> Tensor:
         """Draw the points where a climb begins if it is not told, in their sets, each from its own `task.seeds`."""
 
-# %% ../nbs/foundations/14_rules.ipynb #c9a297c0
+# %% ../nbs/foundations/14_rules.ipynb #e4874aea
+def _move(task: Task, z: Tensor, gradient: Tensor, length: Tensor) -> Tensor:
+    "The step of that length that gains most; some sets know a better one where the pixel box is in the way"
+    own = getattr(task.ball, "move", None)
+    return length * task.ball.ascent(gradient) if own is None else own(z, task.x, gradient, length)
+
+# %% ../nbs/foundations/14_rules.ipynb #ec66b1e5
 @dataclass(frozen=True)
 class GradientRule:
     """Step up the gradient: its signs in an L-inf ball, normalised in an L2 ball.
@@ -105,7 +114,7 @@ class GradientRule:
         """Make one step, projected."""
         if self.momentum:
             state["sum"] = gradient = self.momentum * state["sum"] + _scaled(gradient, 1)
-        return task.ball.project(z + step.length * task.unit * task.ball.ascent(gradient), task.x)
+        return task.ball.project(z + _move(task, z, gradient, step.length * task.unit), task.x)
 
 # %% ../nbs/foundations/14_rules.ipynb #66a7978d
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ class APGDRule:
         if since:
             z, gradient = _look_back(state, z, gradient, self.share * since)
         length = _column(state["length"], z) * task.unit
-        ahead = task.ball.project(z + length * task.ball.ascent(gradient), task.x)
+        ahead = task.ball.project(z + _move(task, z, gradient, length), task.x)
         weight = self.weight if step.number else 1.0
         before, state["before"] = state["before"], z
         return task.ball.project(z + weight * (ahead - z) + (1 - weight) * (z - before), task.x)

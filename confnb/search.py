@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from .checks import check_count, check_images, check_number, check_seed
 from .found import Found, concat
 from .models import logits_and_features
 from .objectives import Objective, _ask, _warn_of, gradient_at
+from .pieces import Looks, each_place, first_lengths
 from .rules import Blind, GradientRule, Rule, State, Step, Task, step_lengths
 from .runtime import check_logits, in_batches, logits_of, refuse_probabilities, streams
-from .sets import Ball, _check_length, _check_lengths, _check_scale, _per_example, check_ball, to_device
+from .sets import Ball, _check_length, _check_lengths, _check_scale, check_ball, to_device
+from .unions import flat_sizes, radius
 
 # %% ../nbs/foundations/16_search.ipynb #b26b2729
 @dataclass
@@ -154,26 +156,53 @@ def _climb(model: nn.Module, task: Task, z: Tensor, rows: Tensor, best: _Best, p
         logits, hidden = _run(model, task, z, plan.autocast)
         best.record(rows, z, _worth(task, check_logits(logits), z, hidden), logits, always=plan.last)
 
+# %% ../nbs/foundations/16_search.ipynb #42e8fbb9
+def _looks(model: nn.Module, best: _Best, plan: _Plan, task: Task, rows: Tensor) -> Looks:
+    "What a set that is searched in its own way may ask; what it sees is recorded"
+
+    def value(z: Tensor, at: Tensor) -> Tensor:
+        mine, those = task.take(at), rows[at]
+        with torch.no_grad():
+            logits, hidden = _run(model, mine, z, plan.autocast)
+            worth, known = (
+                _worth(mine, check_logits(logits), z, hidden),
+                _ask(mine.objective, logits, z, hidden),
+            )
+        best.passes[those] += 1
+        best.flat[those] = False
+        best.record(those, z, worth, logits)
+        return known
+
+    def slope(z: Tensor, at: Tensor) -> Tensor:
+        seen = _look(model, task.take(at), z, plan.autocast)
+        best.passes[rows[at]] += 1
+        best.record(rows[at], z, seen.worth, seen.logits)
+        return seen.gradient
+
+    return Looks(value, slope, lambda: best.value[rows] < plan.stop)
+
 # %% ../nbs/foundations/16_search.ipynb #11f85e6d
 def _search(
     model: nn.Module, task: Task, start: str | Tensor, seeds: Tensor, plan: _Plan
 ) -> tuple[Found, Tensor, Tensor]:
     "The best points of one batch, whose gradient was zero at every start, and whose was ever broken"
-    best = _Best.begin(task.x)
+    best, everyone = _Best.begin(task.x), torch.arange(len(task.x), device=task.x.device)
+    looks = partial(_looks, model, best, plan)
     for restart in range(plan.restarts):
-        rows = (best.value < plan.stop).nonzero()[:, 0]
-        if not len(rows):
-            break
-        own = streams(seeds[rows.cpu()], len(rows), restart)
-        mine = replace(task.take(rows), seeds=own)
-        if isinstance(start, str) or restart:
-            begin = plan.rule.start(mine) if isinstance(plan.rule, Blind) else mine.ball.random(mine.x, own)
-        else:
-            begin = start[rows]
-        run = best.afresh() if plan.last and restart else best  # of all last points the best is kept
-        _climb(model, mine, mine.ball.project(begin, mine.x), rows, run, plan)
-        if run is not best and run.logits is not None:
-            best.record(rows, run.x[rows], run.value[rows], run.logits[rows])
+        for mine, rows in each_place(task, everyone, looks, bool(plan.lengths), restart > 0):
+            own = streams(seeds[rows.cpu()], len(rows), restart)
+            mine = replace(mine, seeds=own)
+            if isinstance(start, str) or restart:
+                begin = plan.rule.start(mine) if isinstance(plan.rule, Blind) else mine.ball.random(mine.x, own)
+            else:
+                begin = start[rows]
+            run = (
+                best.afresh() if plan.last and best.logits is not None else best
+            )  # of all last points the best is kept
+            begin = begin if hasattr(mine.ball, "places") else mine.ball.project(begin, mine.x)
+            _climb(model, mine, begin, rows, run, plan)
+            if run is not best and run.logits is not None:
+                best.record(rows, run.x[rows], run.value[rows], run.logits[rows])
     still = best.flat & (best.passes > 0) & (not plan.blind)
     return _scored(model, task, best, plan), still, best.broken
 
@@ -205,15 +234,13 @@ def _check_task(x: Tensor, ball: Ball, objective: Objective, rank: Objective | N
         raise TypeError(f"a rule is an object such as GradientRule(), not {rule!r}")
 
 # %% ../nbs/foundations/16_search.ipynb #e456a7f6
-def _check_settings(
-    x: Tensor, step_size: float | Tensor | None, largest: float, decay: float, stop: float, keep: str
-) -> None:
+def _check_settings(x: Tensor, step_size: Any, largest: float, decay: float, stop: float, keep: str) -> None:
     "Refuse settings that make no sense"
-    if step_size is not None:
-        _check_length(step_size, largest, "step_size")
-        if isinstance(step_size, Tensor) and step_size.ndim and step_size.shape != x.shape[:1]:
+    for size in () if step_size is None else flat_sizes(step_size):
+        _check_length(size, largest, "step_size")
+        if isinstance(size, Tensor) and size.ndim and size.shape != x.shape[:1]:
             raise ValueError(
-                f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(step_size.shape)}"
+                f"step_size must be one number or one for each of {len(x)} images, not of shape {tuple(size.shape)}"
             )
     if math.isnan(check_number(stop, "stop")):
         raise ValueError("stop must be a number to reach, not nan")
@@ -239,7 +266,8 @@ def maximize(
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
     ball: Ball,  # the set to stay in: `Linf(eps)`, `L2(eps)`, `L0(eps)` or `BOX`
     steps: int = 40,  # steps from each start; 0 only scores the start
-    step_size: float | Tensor | None = None,  # length of the first step; by default what the rule says
+    # length of the first step, for a union one for each member; by default what the rule says
+    step_size: float | Tensor | tuple[Any, ...] | None = None,
     restarts: int = 1,  # how many starts; the best of what they find is kept
     seed: int | Tensor = 0,  # one number, or one for each example (N,)
     *,
@@ -261,7 +289,8 @@ def maximize(
     x = check_images(x)
     _check_task(x, ball, objective, rank, rule)
     _check_start(x, start)
-    _check_settings(x, step_size, ball.largest(x), decay, stop, keep)
+    largest = ball.largest(x) if hasattr(ball, "largest") else math.inf
+    _check_settings(x, step_size, largest, decay, stop, keep)
     steps, restarts = check_count(steps, "steps", 0), check_count(restarts, "restarts")
     patience = check_count(patience, "patience", 0)
     start = x if isinstance(start, str) and start == "here" else start
@@ -269,7 +298,7 @@ def maximize(
     device, began = device_of(model), time.perf_counter()
     fast = resolve_autocast(autocast, device)
     plan = _Plan(rule, step_lengths(steps, decay), stop, patience, keep == "last", fast, rescore, restarts)
-    whole = Task(objective, x, ball, _first_lengths(x, ball, rule, steps, step_size), rank)
+    whole = Task(objective, x, ball, first_lengths(x, rule, steps, step_size, radius(ball, x)), rank)
     work = partial(_work, model, whole, start, seeds, plan, device)
     with borrow(model), channels_last(model) if fast else nullcontext():
         parts, flat, broken = zip(*in_batches(work, len(x), batch_size), strict=True)
@@ -309,12 +338,6 @@ def _seeds(seed: int | Tensor, n: int, drawn: bool) -> Tensor:
         return streams(seed, n)
     return torch.full((n,), check_seed(seed) >> 1)
 
-# %% ../nbs/foundations/16_search.ipynb #7223ac9e
-def _first_lengths(x: Tensor, ball: Ball, rule: Rule, steps: int, step_size: float | Tensor | None) -> Tensor:
-    "Each example's first step length (N, 1, 1, 1): what was asked for, or what the rule says"
-    size = rule.first(ball.eps, max(steps, 1)) if step_size is None else step_size
-    return x.new_ones(len(x), *[1] * (x.ndim - 1)) * _per_example(size, x)
-
 # %% ../nbs/foundations/16_search.ipynb #f3bd9a91
 def _without_nan(parts: list[Found]) -> list[Found]:
     "The results as they are; refuses values that are NaN"
@@ -329,7 +352,7 @@ def _without_nan(parts: list[Found]) -> list[Found]:
 class Climb(TypedDict, total=False):
     """Name the settings that attacks share; what is left out is as the attack or `maximize` has it."""
 
-    step_size: float | Tensor | None  # length of the first step, pixels in [0, 1]
+    step_size: float | Tensor | tuple[Any, ...] | None  # length of the first step, pixels in [0, 1]
     restarts: int  # how many starts; the best of what they find is kept
     seed: int | Tensor  # one number, or one for each example (N,)
     start: str | Tensor  # "random" in the set, "here" at the image, or points (N, C, H, W)

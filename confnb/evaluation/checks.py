@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 from ..basics import with_defaults
 from ..borrowing import borrow, device_of
 from ..checks import check_images
-from .loading import _of_size, _whole
+from .threats import of_size, size_of, whole_size
 from .report_tables import _attacked, _each, _percent, worst_case
 from .specs import TOGETHER, Notes, ProjectOutside
 from ..images import stratified_order
@@ -91,14 +91,14 @@ def radius_table(
 ) -> pd.DataFrame:
     """Run the MaxConfidence attack at radii around the threat's, up to the whole pixel box.
 
-    A row for each, with columns `times eps error wrong_confidence`, read from the cache where known.
-    Radii that leave the [0, 1] scale are left out; the last row is the whole box. `attrs["warnings"]`
+    A row for each, with columns `times eps error wrong_confidence`, read from the cache where known. Where a
+    set has no one radius, `eps` counts the times, and the whole box is infinitely many. Radii that leave the [0, 1] scale are left out; the last row is the whole box. `attrs["warnings"]`
     holds the warnings, as in `Notes`.
     """
-    own, whole = float(ball.eps), _whole(ball, x)
-    sets = {f: _of_size(ball, f * own) for f in times if f * own < whole and f * own <= ball.largest(x)} | {
-        whole / own: BOX
-    }
+    own, whole = size_of(ball), whole_size(ball, x)
+    largest = ball.largest(x) if hasattr(ball, "largest") else math.inf
+    tried = {f: of_size(ball, f * own) for f in times if f * own < whole and f * own <= largest}
+    sets = {f: b for f, b in tried.items() if b is not None} | {whole / own: BOX}
     rows, heard = [], []
     for factor, ball in sets.items():
         table, note = _attacked(
@@ -112,12 +112,17 @@ def radius_table(
         part = worst_case(table)
         wrong, sure = (part.prediction != part.label).mean(), part.wrong_confidence.mean()
         rows.append({"times": factor, "eps": factor * own, "error": wrong, "wrong_confidence": sure})
-        heard += [[kind, f"at {factor * own:.3g}, {says}"] for kind, says in note.warnings]
+        heard += [[kind, f"{_at(factor * own)}, {says}"] for kind, says in note.warnings]
     radii = pd.DataFrame(rows)
     radii.attrs["warnings"] = heard
     return radii
 
 # %% ../../nbs/evaluation/53_checks.ipynb #6c425ce5
+def _at(size: float) -> str:
+    """Say at which size something was measured."""
+    return f"at {size:.3g}" if math.isfinite(size) else "in the whole box"
+
+
 def _asked_twice(model: nn.Module, x: Tensor) -> float:
     """Measure by how much a confidence differs when the same batch is asked twice in a row."""
     z = x.to(device_of(model))
@@ -243,7 +248,7 @@ def _of_radii(
     lines = [
         Check(
             "the error does not fall when the set grows",
-            ", ".join(f"{_percent(e)} at {eps:.3g}" for e, eps in zip(radii.error, radii.eps, strict=True)),
+            ", ".join(f"{_percent(e)} {_at(eps)}" for e, eps in zip(radii.error, radii.eps, strict=True)),
             fall >= -2 / n,
             "a larger set holds every point of the smaller one: the attack fails, not the attacker",
         )
@@ -329,7 +334,7 @@ def run_checks(
     """Run all checks that speak for or against the numbers."""
     options = with_defaults(known, {"ball": None, "notes": None})
     parts, heard, ball = _each(table), options["notes"] or {}, options["ball"]
-    whole = math.inf if ball is None else _whole(ball, x)
+    whole = math.inf if ball is None else whole_size(ball, x)
     return [
         *_of_answers(model, x, parts["clean"], classes),
         *_of_gradients(model, x, y, ball, heard),

@@ -19,10 +19,11 @@ import yaml
 
 from ..basics import UsageError
 from ..borrowing import pick_device
-from .loading import model_from, threat_from
+from .loading import model_from
 from .report_page import _free
 from .reporting import _check_numbers, report
 from .specs import USUAL, _deliberate, _loaded, attack_from
+from .threats import threat_from
 
 # %% ../../nbs/evaluation/57_command.ipynb #27c49c67
 def _numbers(text: str | None, name: str) -> list[float] | None:
@@ -108,7 +109,12 @@ def evaluate_command(
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")
     ],
-    threat: Annotated[str, typer.Option(help="The attack set: linf:8/255 or l2:0.5, pixels in [0, 1].")],
+    threat: Annotated[
+        str,
+        typer.Option(
+            help="The attack set: linf:8/255, l1:10, 'rotate:30,shift:3 | l2:2', package.module:name."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder for the page, the tables and the figures.")
     ],

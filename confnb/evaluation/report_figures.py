@@ -129,9 +129,13 @@ def radius_figure(
 ) -> Any:
     """Draw error and mean wrong-class confidence against the radius, up to the whole pixel box."""
     fig, ax = _axes(4.6, 3.4)
-    ax.plot(table.eps, table.error, "o-", color="#000000", label="error under attack")
-    ax.plot(table.eps, table.wrong_confidence, "s--", color="#d55e00", label="mean wrong-class confidence")
-    ax.set(ylim=(0, 1.02), xscale="log", xlabel=f"eps ({norm}, pixels in [0, 1])", ylabel="share, confidence")
+    endless = ~np.isfinite(table.eps)  # the whole box, of a set that has no one radius
+    eps = table.eps.mask(endless, 2 * table.eps[~endless].max())
+    ax.plot(eps, table.error, "o-", color="#000000", label="error under attack")
+    ax.plot(eps, table.wrong_confidence, "s--", color="#d55e00", label="mean wrong-class confidence")
+    known = f"eps ({norm}, pixels in [0, 1])"
+    label = f"times the size of {_plain(norm)}; last, the whole pixel box" if endless.any() else known
+    ax.set(ylim=(0, 1.02), xscale="log", xlabel=label, ylabel="share, confidence")
     ax.legend(fontsize=8)
     return fig
 

@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from ..basics import UsageError, versions, with_defaults
 from ..borrowing import device_name, device_of
 from .checks import CERTAIN, ELSEWHERE, _some, radius_table, run_checks
-from .loading import check_model, threat_from
+from .loading import check_model
 from .report_figures import samples
 from .report_page import Report, _alone, _free, write
 from confnb.evaluation.report_tables import (
@@ -43,6 +43,7 @@ from confnb.evaluation.specs import (
     _named_attacks,
     _named_scores,
 )
+from .threats import PLAIN, check_threat, threat_from, threat_word
 from ..found import Attack
 from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
@@ -98,12 +99,13 @@ def report(
     start, ball, how = time.perf_counter(), threat_from(threat), with_defaults(options, _DEFAULTS)
     _check_numbers(how["points"], how["seed"])
     data = _loaded(data, detectors) if isinstance(data, str) else data
+    check_threat(ball, data.x_test[:1])
     check_model(model, data)
     folder = _free(out) if out else None
     given, scores = _named_attacks(attacks, ball, how["seed"]), _named_scores(detectors, model, data)
     parameters = {
         "data": data.title,
-        "threat": threat if isinstance(threat, str) else f"{type(ball).__name__}({float(ball.eps):.6g})",
+        "threat": threat if isinstance(threat, str) else threat_word(ball),
         "attacks": list(given),
         "detectors": list(scores),
         "points": min(how["points"], len(data.x_test)),
@@ -136,7 +138,7 @@ def _tables(
         return made
 
     how["say"](
-        f"{data.title}: {len(x)} test images, {len(held)} held out, {type(ball).__name__} {float(ball.eps):.4g}, {device_name(device)}"
+        f"{data.title}: {len(x)} test images, {len(held)} held out, {threat_word(ball)}, {device_name(device)}"
     )
     x_held, y_held = data.x_val[held].to(device), data.y_val[held].to(device)
     clean = step("held-out images", partial(evaluate, model, x_held, y_held, scores=scores, cache=True))
@@ -198,7 +200,7 @@ def _finished(
         "versions": versions(),
         "device": device_name(device_of(model)),
         "parameters": parameters,
-        "norm": type(ball).__name__,
+        "norm": type(ball).__name__ if isinstance(ball, PLAIN) else threat_word(ball),
         "outside": {name: sum(note.outside) for name, note in notes.items()},
         "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
         "thresholds": {

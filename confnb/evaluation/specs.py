@@ -28,6 +28,7 @@ from ..borrowing import device_of
 from ..data import load_data
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
 from .loading import _given, _near, _told, resolve
+from .threats import PLAIN, threat_word
 from ..found import Attack, Found, score_inside
 from ..images import Data, stratified_order
 from ..maxconfidence import max_confidence
@@ -35,7 +36,7 @@ from ..models import features, outputs
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..random_search import square
 from ..runtime import predict
-from ..sets import L0, L2, Ball, Linf
+from ..sets import L0, L1, L2, Ball, Linf
 from ..tables import Score
 
 # %% ../../nbs/evaluation/51_specs.ipynb #89b36e7a
@@ -160,11 +161,16 @@ def attack_from(
     Raises UsageError: there is no such attack, or it does not go with this ball.
     """
     library_name, colon, name = spec.partition(":")
+    offers = {"ball": ball, "seed": seed} | ({"eps": ball.eps} if isinstance(ball, PLAIN) else {})
     try:
         if library_name == "foolbox":
             return _of_foolbox(name, ball, seed)
         if library_name == "torchattacks":
             kind = resolve(spec, "the attack")
+            if not isinstance(ball, (Linf, L2)):
+                raise UsageError(
+                    f"the attack {spec!r} knows L-inf and L2 balls alone, not {threat_word(ball)}"
+                )
             return ProjectOutside(
                 from_torchattacks(kind, seed, **_given(kind, {"eps": ball.eps})),
                 ball,
@@ -179,7 +185,11 @@ def attack_from(
     function = resolve(spec, "the attack") if colon else ATTACKS[spec.replace("-", "_")]
     if not callable(function):
         raise UsageError(f"the attack {spec!r} is no function of (model, x, y)")
-    settings = _given(function, {"ball": ball, "eps": ball.eps, "seed": seed})
+    settings = _given(function, offers)
+    if not {"ball", "eps"} & set(settings) and "eps" in _given(function, {"eps": None}):
+        raise UsageError(
+            f"the attack {spec!r} asks for a radius eps, and {threat_word(ball)} has none; let it take a `ball`"
+        )
     return ProjectOutside(
         partial(function, **settings), ball, isinstance(ball, NEAREST.get(spec.replace("-", "_"), ()))
     )
@@ -190,7 +200,9 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> ProjectOutside:
     resolve("foolbox:attacks", "the attack")
     made = resolve(f"foolbox.attacks:{name}", "the attack")()
     limited = any(k.__name__ == "FixedEpsilonAttack" for k in type(made).__mro__)
-    order = {Linf: math.inf, L2: 2, L0: 0}[type(ball)]
+    if not isinstance(ball, PLAIN):
+        raise UsageError(f"the attack 'foolbox:{name}' knows balls alone, not {threat_word(ball)}")
+    order = {Linf: math.inf, L2: 2, L1: 1, L0: 0}[type(ball)]
     nearest = not limited and getattr(getattr(made, "distance", None), "p", None) == order
     return ProjectOutside(from_foolbox(made, float(ball.eps) if limited else None, seed), ball, nearest)
 

@@ -293,7 +293,13 @@ def surrogate_attack(
     y = check_labels(y, len(x))
     ball = as_ball(ball, len(x))
     begin = "here" if start is None else start(shell, x, y, ball)
-    usual = {"step_size": first_length(ball), "decay": 0.05, "start": begin, "stop": 1e-3, "batch_size": 128}
+    usual = {
+        "step_size": first_length(ball, 1.0, x),
+        "decay": 0.05,
+        "start": begin,
+        "stop": 1e-3,
+        "batch_size": 128,
+    }
     settings = usual | climb
     found = maximize(guide, Margin(y), x, ball, steps, **settings)
     logits = predict(shell, found.x, settings["batch_size"])
