@@ -193,7 +193,9 @@ def _search(
             own = streams(seeds[rows.cpu()], len(rows), restart)
             mine = replace(mine, seeds=own)
             if isinstance(start, str) or restart:
-                begin = plan.rule.start(mine) if isinstance(plan.rule, Blind) else mine.ball.random(mine.x, own)
+                begin = (
+                    plan.rule.start(mine) if isinstance(plan.rule, Blind) else mine.ball.random(mine.x, own)
+                )
             else:
                 begin = start[rows]
             run = (
