@@ -82,8 +82,8 @@ from .checks import check_seed as check_seed
 from .checks import check_values as check_values
 from .checks import check_whole as check_whole
 from .checks import label_tensor as label_tensor
+from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import Corruptions as Corruptions
-from .corruptions import KINDS as KINDS
 from .corruptions import corrupt as corrupt
 from .data import EXTENT as EXTENT
 from .data import PLACES as PLACES
@@ -195,6 +195,7 @@ from .found import score_points as score_points
 from .found import with_wrong_confidence as with_wrong_confidence
 from .found import wrong_classes as wrong_classes
 from .graphs import Graph as Graph
+from .graphs import Operation as Operation
 from .graphs import graph_of as graph_of
 from .identity import Unidentified as Unidentified
 from .images import Data as Data
@@ -321,6 +322,7 @@ from .plots import publish as publish
 from .plots import show_images as show_images
 from .plots import table_figure as table_figure
 from .plots import use_style as use_style
+from .quantization import KINDS as KINDS
 from .quantization import QuantConv2d as QuantConv2d
 from .quantization import QuantLinear as QuantLinear
 from .quantization import quantize as quantize

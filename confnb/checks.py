@@ -203,3 +203,13 @@ def check_seed(seed: Any) -> int:
     Raises TypeError: `seed` is no whole number.
     """
     return check_whole(seed, "seed") % 2**64
+
+# %% ../nbs/foundations/01_checks.ipynb #458d1a4b
+def _check_start(x: Tensor, start: str | Tensor) -> None:
+    "Refuse what is no place to start from"
+    if not isinstance(start, (str, Tensor)):
+        raise TypeError(f"start must be 'random', 'here' or a tensor of points, not {type(start).__name__}")
+    if isinstance(start, str) and start not in ("random", "here"):
+        raise ValueError(f"start must be 'random', 'here' or a tensor of points, not {start!r}")
+    if isinstance(start, Tensor) and check_images(start).shape != x.shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, but the images have {tuple(x.shape)}")

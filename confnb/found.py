@@ -199,3 +199,13 @@ def bundle(*found: Found) -> Found:
     for other in found[1:]:
         best = keep_better(best, everyone, other, "wrong_confidence")
     return best
+
+# %% ../nbs/foundations/15_found.ipynb #f3bd9a91
+def _without_nan(parts: list[Found]) -> list[Found]:
+    "The results as they are; refuses values that are NaN"
+    if bad := sum(int(part.value.isnan().sum()) for part in parts):
+        n = sum(len(part.value) for part in parts)
+        raise ValueError(
+            f"the objective is NaN for {bad} of {n} images, at the images themselves and wherever the search went; look for a division by zero in it"
+        )
+    return parts

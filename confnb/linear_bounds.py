@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .graphs import Graph, Step
+from .graphs import Graph, Operation
 from .sets import L2, Ball
 
 # %% ../nbs/confidence/30_linear_bounds.ipynb #5cf79607
@@ -79,7 +79,7 @@ def _widening(like: Tensor) -> float:
     return 2.0**14 * torch.finfo(like.dtype).eps if like.dtype == torch.float64 else 0.0
 
 # %% ../nbs/confidence/30_linear_bounds.ipynb #f4a2469c
-def _interval(step: Step, before: Sequence[Interval]) -> Interval:
+def _interval(step: Operation, before: Sequence[Interval]) -> Interval:
     "The interval of a step from those before it"
     if step.kind != "affine":
         return step.apply(*(low for low, _ in before)), step.apply(*(high for _, high in before))
@@ -145,7 +145,7 @@ def _backwards(
     return weights.get(0), offset
 
 # %% ../nbs/confidence/30_linear_bounds.ipynb #733a7fcb
-def _through_affine(graph: Graph, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _through_affine(graph: Graph, step: Operation, rows: Tensor) -> tuple[Tensor, Tensor]:
     "Rows of an affine step or a sum as rows of the steps before, and what is added"
     if step.kind == "sum":
         return rows, rows.new_zeros(())

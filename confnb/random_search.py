@@ -21,7 +21,8 @@ from .objectives import Objective
 from .rules import State, Step, Task, _column, _where
 from .runtime import streams
 from .search import Climb, maximize
-from .sets import L2, Ball, Linf, _norms, _per_example, as_ball
+from .rows import _per_example
+from .sets import L2, Ball, Linf, _norms, as_ball
 
 # %% ../nbs/foundations/32_random_search.ipynb #2ef688c7
 def few_numbers(
@@ -76,18 +77,24 @@ def _place(at: Tensor, sides: tuple[int, int], like: Tensor) -> tuple[Tensor, Te
     return rows.clamp(0, tall - 1), columns.clamp(0, wide - 1), inside[:, None]
 
 # %% ../nbs/foundations/32_random_search.ipynb #50d7ec6f
+def _eps(task: Task, like: Tensor) -> Tensor | float:
+    "The radius of each example's set, to be multiplied with `like`"
+    ball: Any = task.ball  # one with a radius; the attack refuses others
+    return _per_example(ball.eps, like)
+
+
 def _stripes(task: Task, seeds: Tensor) -> Tensor:
     "Vertical stripes at the ends of each pixel's interval"
     n, channels, _, width = task.x.shape
     signs = _signs(few_numbers(seeds, channels * width, 2), task.x, channels, 1, width)
-    return task.ball.project(task.x + _per_example(task.ball.eps, task.x) * signs, task.x)
+    return task.ball.project(task.x + _eps(task, task.x) * signs, task.x)
 
 # %% ../nbs/foundations/32_random_search.ipynb #0acef791
 def _in_linf(task: Task, best: Tensor, seeds: Tensor, share: float, number: int) -> Tensor:
     "The best points with a square of each at the ends of its pixels' intervals"
     drawn = few_numbers(seeds, 2 + best.shape[1], 3, number)
     inside = _place(drawn[:, :2], _sides(share, *best.shape[2:]), best)[2]
-    move = _per_example(task.ball.eps, best) * _signs(drawn[:, 2:], best, -1, 1, 1)
+    move = _eps(task, best) * _signs(drawn[:, 2:], best, -1, 1, 1)
     one, other = (torch.where(inside, task.ball.project(task.x + m, task.x), best) for m in (move, -move))
     return _where((one == best).flatten(1).all(1), other, one)
 
@@ -122,7 +129,7 @@ def _tiles(task: Task, seeds: Tensor) -> Tensor:
 # %% ../nbs/foundations/32_random_search.ipynb #ae4f7775
 def _at_length(task: Task, delta: Tensor) -> Tensor:
     "The points at distance eps from x in the directions `delta`, cut to the set"
-    size = _per_example(task.ball.eps, delta) / _column(_norms(delta, 2).clamp_min(1e-12), delta)
+    size = _eps(task, delta) / _column(_norms(delta, 2).clamp_min(1e-12), delta)
     return task.ball.project(task.x + size * delta, task.x)
 
 # %% ../nbs/foundations/32_random_search.ipynb #b9913208
@@ -142,7 +149,7 @@ def _in_l2(task: Task, best: Tensor, seeds: Tensor, share: float, number: int) -
     old = delta * inside
     new = inside * fresh[:, None] * _signs(drawn[:, 5:], best, -1, 1, 1)
     new = new + old / norm(old).clamp_min(1e-12)
-    unused = _per_example(task.ball.eps, best) ** 2 - _column(_norms(delta, 2), best) ** 2
+    unused = _eps(task, best) ** 2 - _column(_norms(delta, 2), best) ** 2
     room = (norm(delta * (inside | giver)) ** 2 + torch.as_tensor(unused).clamp_min(0) / channels).sqrt()
     new = new / norm(new).clamp_min(1e-12) * room
     return _at_length(task, torch.where(inside, new, torch.where(giver, 0, delta)))

@@ -54,9 +54,6 @@ class Task:
 # %% ../nbs/foundations/14_rules.ipynb #beaae70f
 State = dict[str, Tensor]
 
-# %% ../nbs/foundations/14_rules.ipynb #bd0b19c5
-State = dict[str, Tensor]
-
 # %% ../nbs/foundations/14_rules.ipynb #a6fbc16e
 class Rule(Protocol):
     """Say what a rule must know."""

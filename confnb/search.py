@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .borrowing import borrow, channels_last, device_of, resolve_autocast
-from .checks import check_count, check_images, check_number, check_seed
-from .found import Found, concat
+from .checks import _check_start, check_count, check_images, check_number, check_seed
+from .found import Found, _without_nan, concat
 from .models import logits_and_features
 from .objectives import Objective, _ask, _warn_of, gradient_at
 from .pieces import Looks, each_place, first_lengths
@@ -82,7 +82,7 @@ def _run(
     wanted = any(getattr(o, "hidden", False) for o in (task.objective, task.rank))
     return logits_and_features(model, z, autocast) if wanted else (logits_of(model, z, autocast), None)
 
-# %% ../nbs/foundations/16_search.ipynb #61328748
+
 def _worth(task: Task, logits: Tensor, z: Tensor, hidden: Tensor | None) -> Tensor:
     "What decides which point is best: the rank, or the objective where there is none"
     return _ask(task.rank or task.objective, logits, z, hidden)
@@ -251,16 +251,6 @@ def _check_settings(x: Tensor, step_size: Any, largest: float, decay: float, sto
     if keep not in ("best", "last"):
         raise ValueError(f"keep must be 'best' or 'last', not {keep!r}")
 
-# %% ../nbs/foundations/16_search.ipynb #458d1a4b
-def _check_start(x: Tensor, start: str | Tensor) -> None:
-    "Refuse what is no place to start from"
-    if not isinstance(start, (str, Tensor)):
-        raise TypeError(f"start must be 'random', 'here' or a tensor of points, not {type(start).__name__}")
-    if isinstance(start, str) and start not in ("random", "here"):
-        raise ValueError(f"start must be 'random', 'here' or a tensor of points, not {start!r}")
-    if isinstance(start, Tensor) and check_images(start).shape != x.shape:
-        raise ValueError(f"start has shape {tuple(start.shape)}, but the images have {tuple(x.shape)}")
-
 # %% ../nbs/foundations/16_search.ipynb #d0c81729
 def maximize(
     model: nn.Module,  # maps images (N, C, H, W) in [0, 1] to logits (N, K); comes back as it was
@@ -339,16 +329,6 @@ def _seeds(seed: int | Tensor, n: int, drawn: bool) -> Tensor:
     if drawn or isinstance(seed, Tensor):
         return streams(seed, n)
     return torch.full((n,), check_seed(seed) >> 1)
-
-# %% ../nbs/foundations/16_search.ipynb #f3bd9a91
-def _without_nan(parts: list[Found]) -> list[Found]:
-    "The results as they are; refuses values that are NaN"
-    if bad := sum(int(part.value.isnan().sum()) for part in parts):
-        n = sum(len(part.value) for part in parts)
-        raise ValueError(
-            f"the objective is NaN for {bad} of {n} images, at the images themselves and wherever the search went; look for a division by zero in it"
-        )
-    return parts
 
 # %% ../nbs/foundations/16_search.ipynb #c11fb0a2
 class Climb(TypedDict, total=False):

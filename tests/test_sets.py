@@ -16,7 +16,7 @@ from toys import images, linear
 
 from confnb.attacks import apgd, bim, fgsm, pgd, uniform_noise
 from confnb.basics import UsageError
-from confnb.corruptions import KINDS, Corruptions, corrupt
+from confnb.corruptions import CORRUPTIONS, Corruptions, corrupt
 from confnb.detector_attacks import max_score
 from confnb.evaluation.threats import check_threat, of_size, threat_from, threat_word
 from confnb.families import Axis, Family, Then
@@ -400,7 +400,7 @@ def test_a_frame_has_its_closed_form():
 # corruptions
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_a_corruption_is_the_same_every_time_and_grows_with_its_severity(kind, digits):
     x = digits.x_test[:30]
     made = [corrupt(x, kind, s) for s in range(1, 6)]
@@ -431,7 +431,7 @@ def test_the_worst_corruption_is_the_worst_of_all(small_model, digits):
     x, y = digits.x_test[:12], digits.y_test[:12]
     every = [
         WrongConfidence(y)(predict(small_model, z))
-        for z in (x, *(corrupt(x, k, s) for k in KINDS for s in (1, 2)))
+        for z in (x, *(corrupt(x, k, s) for k in CORRUPTIONS for s in (1, 2)))
     ]
     torch.testing.assert_close(
         max_confidence(small_model, x, y, Corruptions(2)).wrong_confidence, torch.stack(every).amax(0).exp()

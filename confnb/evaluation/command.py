@@ -19,10 +19,10 @@ import yaml
 
 from ..basics import UsageError
 from ..borrowing import pick_device
-from .loading import model_from
+from .loading import _deliberate, model_from
 from .report_page import _free
 from .reporting import _check_numbers, report
-from .specs import USUAL, _deliberate, _loaded, attack_from
+from .specs import USUAL, _loaded, attack_from
 from .threats import threat_from
 
 # %% ../../nbs/evaluation/57_command.ipynb #27c49c67

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from ..architectures import Normalize
-from ..basics import UsageError, near
+from ..basics import PACKAGE, UsageError, near
 from ..images import Data
 from ..models import is_pickle, load_weights, seeded
 from ..runtime import keywords_of, predict
@@ -197,3 +197,21 @@ def check_model(model: nn.Module, data: Data) -> None:
             f"the model answers with {logits.shape[1]} classes, but {data.title} has {data.classes}: give the factory its number of classes "
             "(--option num_classes=...), or weights and data that belong together"
         )
+
+# %% ../../nbs/evaluation/50_loading.ipynb #a7031c37
+def _deliberate(e: BaseException) -> bool:
+    """Tell whether confnb raised an error on purpose, so that its message is about the input.
+
+    The innermost line is then a `raise` of confnb's own.
+    """
+    last = traceback.extract_tb(e.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(PACKAGE) and (last.line or "").startswith("raise")
+
+# %% ../../nbs/evaluation/50_loading.ipynb #7cb19f6d
+def _check_names(names: Sequence[Any], what: str, taken: Sequence[str] = ()) -> None:
+    """Refuse a name that a table or a figure could not show."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or name in taken:
+            raise UsageError(
+                f"{what} may not be called {name!r}: it needs a name of printable characters{''.join(f', other than {t!r}' for t in taken)}"
+            )

@@ -8,14 +8,12 @@ __all__ = ['ATTACKS', 'USUAL', 'NEAREST', 'DETECTORS', 'TOGETHER', 'Notes', 'Pro
 
 # %% ../../nbs/evaluation/51_specs.ipynb #13c82eeb
 import math
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,11 +21,11 @@ from torch import Tensor, nn
 
 from ..adapters import from_foolbox, from_torchattacks
 from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, uniform_noise
-from ..basics import PACKAGE, UsageError
+from ..basics import UsageError
 from ..borrowing import device_of
 from ..data import load_data
 from ..detectors import DensityScore, KDensity, confidence_score, non_me_score
-from .loading import _given, _near, _told, resolve
+from .loading import _check_names, _deliberate, _given, _near, _told, resolve
 from .threats import PLAIN, threat_word
 from ..found import Attack, Found, score_inside
 from ..images import Data, stratified_order
@@ -273,15 +271,6 @@ def detector_from(spec: str, model: nn.Module, data: Data) -> Score:
         raise UsageError(f"the detector {spec!r} is no function of (logits, features)")
     return found
 
-# %% ../../nbs/evaluation/51_specs.ipynb #7cb19f6d
-def _check_names(names: Sequence[Any], what: str, taken: Sequence[str] = ()) -> None:
-    """Refuse a name that a table or a figure could not show."""
-    for name in names:
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or name in taken:
-            raise UsageError(
-                f"{what} may not be called {name!r}: it needs a name of printable characters{''.join(f', other than {t!r}' for t in taken)}"
-            )
-
 # %% ../../nbs/evaluation/51_specs.ipynb #6a934c2a
 def _check_scores(model: nn.Module, data: Data, scores: Mapping[str, Score]) -> None:
     """Refuse a detector that does not give one number for each of two images."""
@@ -351,12 +340,3 @@ def _named_scores(
     )
     _check_scores(model, data, scores)
     return scores
-
-# %% ../../nbs/evaluation/51_specs.ipynb #a7031c37
-def _deliberate(e: BaseException) -> bool:
-    """Tell whether confnb raised an error on purpose, so that its message is about the input.
-
-    The innermost line is then a `raise` of confnb's own.
-    """
-    last = traceback.extract_tb(e.__traceback__)[-1]
-    return Path(last.filename).is_relative_to(PACKAGE) and (last.line or "").startswith("raise")
