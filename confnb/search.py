@@ -328,7 +328,7 @@ def _seeds(seed: int | Tensor, n: int, drawn: bool) -> Tensor:
     "A seed for each example; from given points nothing is drawn"
     if drawn or isinstance(seed, Tensor):
         return streams(seed, n)
-    return torch.full((n,), check_seed(seed) >> 1)
+    return torch.full((n,), check_seed(seed) >> 1, device="cpu")
 
 # %% ../nbs/foundations/16_search.ipynb #c11fb0a2
 class Climb(TypedDict, total=False):
