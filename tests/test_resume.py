@@ -659,7 +659,7 @@ def test_pages_of_a_run_in_the_browser(run, browser, tmp_path):
     plan, *_ = run
     told = json.loads((plan.folder / "manifest.json").read_text())
     shutil.copytree(plan.folder, tmp_path / "a=1")
-    rows = "claim,source,seen,measured\n" + "a long claim " * 20 + ",mc 3,NO," + "[0.1,0.2]" * 30 + "\n"
+    rows = "claim,source,kind,paper,here,needs,verdict,why\n" + "a long claim " * 20 + ",mc 3,claim,," + "[0.1,0.2]" * 30 + ",,no,below .5\n"
     (tmp_path / "a=1/figures/man-X0.csv").write_text(rows.replace("[0.1,0.2]", "[0.1; 0.2]"))
     told["identifiers"]["man-X0"] = {"topic": "separation", "kind": "table", "caption": "c", "files": {"csv": {"path": "figures/man-X0.csv"}}}
     (tmp_path / "a=1/claims.html").write_text(gallery.claims_page(told, tmp_path / "a=1"))
