@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_labels, label_tensor
+from .found import wrong_classes
 from .runtime import chunks, generator
 
 # %% ../nbs/confidence/27_detectors.ipynb #6b073c7e
 def _others(values: Tensor, predicted: Tensor) -> Tensor:
     "The values (N, K - 1) of all classes but the predicted one"
-    keep = torch.ones_like(values, dtype=torch.bool).scatter_(1, predicted[:, None], False)
-    return values[keep].reshape(len(values), -1)
+    return values.gather(1, wrong_classes(predicted, values.shape[1]))
 
 # %% ../nbs/confidence/27_detectors.ipynb #ec975493
 def non_me(

@@ -8,8 +8,8 @@ __all__ = ['Loss', 'CrossEntropyLoss', 'Adversarial', 'smooth_labels', 'LabelSmo
            'from_words']
 
 # %% ../nbs/foundations/21_losses.ipynb #e1429aba
-from collections.abc import Callable, Mapping
 import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .found import wrong_classes
 from .models import layers_of
 from .objectives import CrossEntropy
 from .search import maximize
@@ -117,8 +118,7 @@ def reverse_cross_entropy(
 
     Source: Pang et al. (2018), equation 4.
     """
-    wrong = torch.arange(logits.shape[1], device=logits.device) != y[:, None]
-    return -logits.log_softmax(1)[wrong].mean()
+    return -logits.log_softmax(1).gather(1, wrong_classes(y, logits.shape[1])).mean()
 
 # %% ../nbs/foundations/21_losses.ipynb #b963f175
 @dataclass(frozen=True)
