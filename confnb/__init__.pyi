@@ -27,6 +27,10 @@ from .attacks import negative as negative
 from .attacks import offset_logits as offset_logits
 from .attacks import pgd as pgd
 from .attacks import uniform_noise as uniform_noise
+from .bands import BANDS as BANDS
+from .bands import chance_within as chance_within
+from .bands import local_level as local_level
+from .bands import simultaneous_band as simultaneous_band
 from .basics import MADE as MADE
 from .basics import PACKAGE as PACKAGE
 from .basics import UsageError as UsageError
@@ -489,6 +493,7 @@ from .workshop.cluster import evaluate_sharded as evaluate_sharded
 from . import adapters as adapters
 from . import architectures as architectures
 from . import attacks as attacks
+from . import bands as bands
 from . import basics as basics
 from . import borrowing as borrowing
 from . import budgets as budgets
