@@ -211,6 +211,11 @@ from .images import split as split
 from .images import stratified_order as stratified_order
 from .keys import fingerprint as fingerprint
 from .keys import syntax_of as syntax_of
+from .leastconfidence import Miscalibration as Miscalibration
+from .leastconfidence import Unsure as Unsure
+from .leastconfidence import WithAnswer as WithAnswer
+from .leastconfidence import least_confident as least_confident
+from .leastconfidence import miscalibrate as miscalibrate
 from .linear_bounds import Interval as Interval
 from .linear_bounds import SLACK as SLACK
 from .linear_bounds import lower_bounds as lower_bounds
@@ -515,6 +520,7 @@ from . import graphs as graphs
 from . import identity as identity
 from . import images as images
 from . import keys as keys
+from . import leastconfidence as leastconfidence
 from . import linear_bounds as linear_bounds
 from . import losses as losses
 from . import maxconfidence as maxconfidence

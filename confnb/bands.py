@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_whole
+from .checks import check_number, check_whole
 
 # %% ../nbs/foundations/24_bands.ipynb #553e2ff6
 def chance_within(
@@ -72,7 +72,7 @@ def local_level(
 ) -> float:
     """Find the probability with which each order statistic may miss its limits.
 
-    It takes about a second for ten thousand draws, and is remembered.
+    It takes seconds for ten thousand draws, and is remembered.
 
     Raises TypeError, ValueError: no draws, or a level outside (0, 1).
 
