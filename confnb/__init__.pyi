@@ -415,6 +415,9 @@ from .tables import COLUMNS as COLUMNS
 from .tables import Score as Score
 from .tables import evaluate as evaluate
 from .tables import save_table as save_table
+from .three_outcomes import AIMS as AIMS
+from .three_outcomes import outcomes as outcomes
+from .three_outcomes import plot_outcomes as plot_outcomes
 from .topics.maxconfidence import failure_at as failure_at
 from .topics.maxconfidence import from_samples as from_samples
 from .topics.maxconfidence import public_recipe as public_recipe
@@ -544,6 +547,7 @@ from . import sets as sets
 from . import smoothing as smoothing
 from . import statistics as statistics
 from . import tables as tables
+from . import three_outcomes as three_outcomes
 from . import topics as topics
 from . import training as training
 from . import transforms as transforms
