@@ -410,6 +410,14 @@ from .statistics import score_array as score_array
 from .statistics import top_k_error as top_k_error
 from .statistics import weighted_auc as weighted_auc
 from .statistics import weighted_mean as weighted_mean
+from .summaries import FalseAlarms as FalseAlarms
+from .summaries import Paired as Paired
+from .summaries import augrc as augrc
+from .summaries import augrc_samples as augrc_samples
+from .summaries import compare_failures as compare_failures
+from .summaries import false_alarms as false_alarms
+from .summaries import paired_difference as paired_difference
+from .summaries import success_at as success_at
 from .tables import APART as APART
 from .tables import COLUMNS as COLUMNS
 from .tables import Score as Score
@@ -546,6 +554,7 @@ from . import selective as selective
 from . import sets as sets
 from . import smoothing as smoothing
 from . import statistics as statistics
+from . import summaries as summaries
 from . import tables as tables
 from . import three_outcomes as three_outcomes
 from . import topics as topics

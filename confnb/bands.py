@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_number, check_whole
+from .checks import check_whole
 
 # %% ../nbs/foundations/24_bands.ipynb #553e2ff6
 def chance_within(
