@@ -17,7 +17,15 @@ from confnb.maxconfidence import max_confidence
 from confnb.runtime import predict
 from confnb.selective import rejection_table, robust_error, success_fail
 from confnb.statistics import auc, binomial_interval, bootstrap_frequencies
-from confnb.summaries import _newcombe, augrc, augrc_samples, compare_failures, false_alarms, paired_difference, success_at
+from confnb.summaries import (
+    _newcombe,
+    augrc,
+    augrc_samples,
+    compare_failures,
+    false_alarms,
+    paired_difference,
+    success_at,
+)
 from confnb.tables import evaluate
 
 confidence = st.sampled_from([0.0, 0.25, 0.5, 0.5, 0.75, 0.9, 1.0])
