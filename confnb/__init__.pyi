@@ -131,6 +131,7 @@ from .evaluation.checks import run_checks as run_checks
 from .evaluation.checks import zero_gradient_fraction as zero_gradient_fraction
 from .evaluation.command import evaluate_command as evaluate_command
 from .evaluation.loading import check_model as check_model
+from .evaluation.loading import held_from as held_from
 from .evaluation.loading import model_from as model_from
 from .evaluation.loading import resolve as resolve
 from .evaluation.report_figures import calibration_figure as calibration_figure
@@ -494,6 +495,7 @@ from .unions import flat_sizes as flat_sizes
 from .unions import members_of as members_of
 from .unions import radius as radius
 from .unions import scaled as scaled
+from .unseen import hold_out as hold_out
 from .verdicts import Claim as Claim
 from .verdicts import Estimate as Estimate
 from .verdicts import Holds as Holds
@@ -561,5 +563,6 @@ from . import topics as topics
 from . import training as training
 from . import transforms as transforms
 from . import unions as unions
+from . import unseen as unseen
 from . import verdicts as verdicts
 from . import workshop as workshop
