@@ -281,11 +281,13 @@ from .neighbours import ncn as ncn
 from .neighbours import search_ball as search_ball
 from .networks import CARD as CARD
 from .networks import Card as Card
+from .networks import Plan as Plan
 from .networks import WEIGHTS as WEIGHTS
 from .networks import ZOO as ZOO
 from .networks import keep as keep
 from .networks import load_model as load_model
 from .networks import load_or_train as load_or_train
+from .networks import load_or_train_each as load_or_train_each
 from .networks import read_card as read_card
 from .networks import read_entry as read_entry
 from .networks import recipe_key as recipe_key
