@@ -279,9 +279,7 @@ def load_or_train_each(
     data: Data,  # whose training part is learned from
     seed: int = 0,  # of the initial weights and of the training
     device: str = "auto",  # "auto", "cpu", "cuda", ...
-    zoo: Mapping[
-        str, str
-    ] = {},  # by the same names: networks of the zoo, `DATA/NAME`, in place of a training
+    zoo: Mapping[str, str] | None = None,  # by the same names: `DATA/NAME` of the zoo, in place of a training
 ) -> dict[str, nn.Module]:  # in the order of the plans
     """Load or train the networks of an experiment, as `load_model` and `load_or_train` do.
 
