@@ -97,7 +97,7 @@ def _solved(n: int, level: float) -> float:
     )
     return math.exp(found)
 
-
+# %% ../nbs/foundations/24_bands.ipynb #8df13e7b
 def _chance_of_a_miss(n: int, miss: float) -> float:
     "How likely not all order statistics lie between the quantiles `miss / 2` and `1 - miss / 2` of their distributions"
     from scipy.special import betaincinv
@@ -106,7 +106,7 @@ def _chance_of_a_miss(n: int, miss: float) -> float:
     low = betaincinv(i, n + 1 - i, miss / 2)
     return 1 - chance_within(low, 1 - low[::-1])
 
-
+# %% ../nbs/foundations/24_bands.ipynb #b7afd6d3
 def _check_level(level: float) -> float:
     if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
         raise ValueError(f"level is the probability that a band holds the curve, in (0, 1), not {level!r}")
@@ -129,8 +129,7 @@ def simultaneous_band(
     Source: Aldor-Noiman et al. (2013); Dvoretzky, Kiefer and Wolfowitz (1956) with the constant of Massart (1990).
     """
     k, n, level = np.asarray(counts), check_whole(n, "n"), _check_level(level)
-    if n < 1 or not (np.equal(np.mod(k, 1), 0) & (k >= 0) & (k <= n)).all():
-        raise ValueError(f"a band needs counts of at least one score, whole numbers from 0 to n = {n}")
+    _check_counts(k, n)
     if band not in BANDS:
         raise ValueError(f"the bands are {' and '.join(map(repr, BANDS))}, not {band!r}")
     if band == "dkw":
@@ -141,3 +140,8 @@ def simultaneous_band(
     miss = local_level(n, level)
     low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, miss / 2), 0.0)
     return low, np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1), 1 - miss / 2), 1.0)
+
+# %% ../nbs/foundations/24_bands.ipynb #ae2ebfb4
+def _check_counts(k: np.ndarray, n: int) -> None:
+    if n < 1 or not (np.equal(np.mod(k, 1), 0) & (k >= 0) & (k <= n)).all():
+        raise ValueError(f"a band needs counts of at least one score, whole numbers from 0 to n = {n}")

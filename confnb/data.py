@@ -173,9 +173,7 @@ def load_data(
     seed: int = 0,  # which ones; the held-out part does not depend on it
     parts: Sequence[str] = PARTS,  # which of "train", "val" and "test" to read; the others are not there
     on_demand: bool | None = None,  # read images when indexed; None: where files would fill half of memory
-    held: float
-    | int
-    | None = None,  # hold out so many test images, or that share, in place of training images
+    held: float | int | None = None,  # hold out that share of the test images, or so many; see `hold_out`
 ) -> Data:
     """Load a data set by its name: training, held-out and test images with their labels.
 

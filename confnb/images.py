@@ -47,14 +47,11 @@ class Data:
         channels, height, width = next(v for name, v in vars(self).items() if name.startswith("x_")).shape[1:]
         return channels, height, width
 
-    @property
-    def _held(self) -> str:
-        return "held" if self.held_from == "the training set" else f"held from {self.held_from}"
-
     def __repr__(self) -> str:
+        held = "held" + f" from {self.held_from}" * (self.held_from != "the training set")
         sizes = (
             f"{len(vars(self)[f'x_{part}']):,} {said}" if f"x_{part}" in vars(self) else f"{said} not loaded"
-            for part, said in zip(PARTS, ("train", self._held, "test"), strict=True)
+            for part, said in zip(PARTS, ("train", held, "test"), strict=True)
         )
         return f"Data({self.title!r}: {', '.join(sizes)}, {self.classes} classes, images {self.shape})"
 

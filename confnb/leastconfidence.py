@@ -76,7 +76,7 @@ def _answers(model: nn.Module, x: Tensor, climb: Climb) -> Tensor:
     "What the model says of the images themselves"
     return predict(model, x, climb.get("batch_size", 256)).argmax(1)
 
-
+# %% ../nbs/foundations/34_least_confidence.ipynb #89c6c9ad
 def _unsure(
     model: nn.Module,
     objective: Objective,

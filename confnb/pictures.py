@@ -61,6 +61,11 @@ def _opened(file: Path) -> io.BufferedReader:
             f"{file} cannot be opened: {e.strerror or e}; ask its owner for leave to read it, or copy it"
         ) from e
 
+# %% ../nbs/foundations/08_pictures.ipynb #362cbd0f
+def _others(parts: Sequence[str], own: bool) -> list[str]:
+    "The parts to make of training and test images, where the held-out ones may be `own`; never none"
+    return [p for p in parts if p != "val"] or ["test"] if own and "val" in parts else list(parts)
+
 # %% ../nbs/foundations/08_pictures.ipynb #b127ad0c
 def _npz(
     path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
@@ -74,10 +79,8 @@ def _npz(
         f.seek(0)
         try:
             with np.load(f, allow_pickle=False) as z:
-                names, needed, others = z.files, [], list(parts)
-                if own[0] in names and "val" in parts:
-                    needed, others = [*own], [p for p in parts if p != "val"] or ["test"]
-                needed += [k for k in keys if k[2:] in _sources(others)]
+                names, others = z.files, _others(parts, own[0] in z.files)
+                needed = [k for k in keys if k[2:] in _sources(others)] + [*own] * (others != list(parts))
                 wanted = {*needed, "y_train"}  # which knows of all classes
                 content = {k: z.zip.getinfo(f"{k}.npy") for k in names if k in wanted}
                 headers = {k: _header(z.zip, info, k) for k, info in content.items()}
@@ -157,10 +160,9 @@ def _folder(
 ) -> Data:
     from torchvision.datasets import ImageFolder
 
-    root, wanted, own = _find(path), list(parts), False
-    if "val" in parts and (own := (root / "held").is_dir()):
-        wanted = [p for p in parts if p != "val"] or ["test"]
-    sources = _sources(wanted)
+    root = _find(path)
+    wanted = _others(parts, (root / "held").is_dir())
+    own, sources = wanted != list(parts), _sources(wanted)
     if missing := [p for p in sources if not (root / p).is_dir()]:
         raise FileNotFoundError(
             f"the folder {path} has no {' and no '.join(missing)}; it needs train/CLASS/*.png and test/CLASS/*.png"

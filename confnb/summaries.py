@@ -126,8 +126,8 @@ def _newcombe(both: int, first: int, second: int, n: int, level: float) -> tuple
 
     p, q, neither = (both + first) / n, (both + second) / n, n - both - first - second
     one, other = (binomtest(both + k, n).proportion_ci(level, method="wilson") for k in (first, second))
-    lead = both * neither - first * second
-    lead = lead - n / 2 if lead > n / 2 else min(lead, 0)
+    cross = both * neither - first * second
+    lead = cross - n / 2 if cross > n / 2 else min(cross, 0)
     product = (both + first) * (second + neither) * (both + second) * (first + neither)
     phi = lead / math.sqrt(product) if product else 0.0
 
@@ -148,20 +148,26 @@ def compare_failures(
 
     Raises TypeError, ValueError: tables of other images, or a threshold outside [0, 1].
     """
-    for name, table in ("first", first), ("second", second):
-        _check_table(name, table)
-    if any("index" not in t for t in (first, second)):
-        raise ValueError("both tables need the column index, by which images are paired")
-    first, second = (t.sort_values("index", kind="stable") for t in (first, second))
-    if not all(first[c].tolist() == second[c].tolist() for c in ("index", "label")):
-        raise ValueError("both tables must hold one row for each of the same images")
+    first, second = _by_index(first, second)
     ends = threshold if isinstance(threshold, tuple) else (threshold, threshold)
     if len(ends) != 2 or not all(0 <= check_number(t, "threshold") <= 1 for t in ends):
         raise ValueError(f"a threshold lies in [0, 1], one of both models or one of each, not {threshold!r}")
-    fails = [
+    one, other = (
         (t.prediction != t.label) & (t.confidence > at) for t, at in zip((first, second), ends, strict=True)
-    ]
-    return paired_difference(*fails, level)
+    )
+    return paired_difference(one, other, level)
+
+# %% ../nbs/confidence/26_summaries.ipynb #7b54cae4
+def _by_index(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    "Two tables of the same images, in the same order"
+    for name, table in zip(("first", "second"), tables, strict=True):
+        _check_table(name, table)
+    if any("index" not in t for t in tables):
+        raise ValueError("both tables need the column index, by which images are paired")
+    first, second = (t.sort_values("index", kind="stable") for t in tables)
+    if not all(first[c].tolist() == second[c].tolist() for c in ("index", "label")):
+        raise ValueError("both tables must hold one row for each of the same images")
+    return [first, second]
 
 # %% ../nbs/confidence/26_summaries.ipynb #d3cd4e17
 @dataclass(frozen=True)

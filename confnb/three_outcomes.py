@@ -70,7 +70,7 @@ def _counted(aim: str, right: np.ndarray, sure: np.ndarray, end: np.ndarray, t: 
     shares = {"right": answered / n, "abstained": (n - answered - wrong) / n, "wrong": wrong / n}
     return pd.DataFrame({"aim": aim, "threshold": t, **shares})
 
-
+# %% ../nbs/confidence/26_outcomes.ipynb #af564920
 def _thresholds(given: Sequence[float] | None, values: list[np.ndarray]) -> np.ndarray:
     if given is None:
         return np.unique(np.concatenate([*values, [0, 0.5, 1]]).clip(0, 1))
@@ -83,7 +83,7 @@ def _thresholds(given: Sequence[float] | None, values: list[np.ndarray]) -> np.n
 _COLORS = {"right": "#0173b2", "abstained": "#d9d9d9", "wrong": "#d55e00"}
 _TITLES = {"none": "nobody attacks", "wrong": "aim: a mistake", "abstain": "aim: no answer"}
 
-
+# %% ../nbs/confidence/26_outcomes.ipynb #75a74a7b
 def plot_outcomes(
     table: pd.DataFrame,  # of `outcomes`
     axes: Sequence[Any],  # matplotlib axes, one for each aim in the table

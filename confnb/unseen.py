@@ -40,7 +40,7 @@ def hold_out(
 def _rows(x: Tensor | OnDemand, rows: Tensor) -> Any:
     return x.take(rows) if isinstance(x, OnDemand) else _take(x, rows)
 
-
+# %% ../nbs/foundations/07_unseen.ipynb #e47dc10e
 def _changed(data: Data, fields: dict[str, Any]) -> Data:
     "A copy with other fields; parts that were not loaded are still not there"
     made = copy.copy(data)
