@@ -58,6 +58,7 @@ from .borrowing import device_of as device_of
 from .borrowing import fast_dtype as fast_dtype
 from .borrowing import pick_device as pick_device
 from .borrowing import resolve_autocast as resolve_autocast
+from .borrowing import usual_defaults as usual_defaults
 from .cache import cache_dir as cache_dir
 from .cache import not_remembered as not_remembered
 from .cache import remember as remember
@@ -239,6 +240,7 @@ from .losses import LabelSmoothing as LabelSmoothing
 from .losses import Loss as Loss
 from .losses import NoWords as NoWords
 from .losses import ReverseCrossEntropy as ReverseCrossEntropy
+from .losses import ReverseLogits as ReverseLogits
 from .losses import SmoothingPairing as SmoothingPairing
 from .losses import WithL2 as WithL2
 from .losses import from_words as from_words
@@ -438,7 +440,6 @@ from .topics.maxconfidence import failure_at as failure_at
 from .topics.maxconfidence import from_samples as from_samples
 from .topics.maxconfidence import public_recipe as public_recipe
 from .topics.maxconfidence import with_samples as with_samples
-from .topics.rce_kdensity import ReverseLogits as ReverseLogits
 from .topics.rce_kdensity import ReverseLoss as ReverseLoss
 from .topics.rce_kdensity import confidence_at_the_border as confidence_at_the_border
 from .topics.rce_kdensity import negate_logits as negate_logits

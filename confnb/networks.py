@@ -26,7 +26,7 @@ from .borrowing import device_of, pick_device
 from .cache import _file_hash, cache_dir, not_remembered, remember
 from .identity import Unidentified
 from .images import Data
-from .losses import CrossEntropyLoss, Loss, NoWords, _public, in_words
+from .losses import CrossEntropyLoss, Loss, NoWords, _public, from_words, in_words
 from .models import ARCHITECTURES, build, load_weights, save_weights
 from .training import Recipe, _checkpoint, _fit, _training_key, accuracy, fit
 
@@ -173,6 +173,12 @@ def _shipped(words: dict[str, Any] | None) -> Path | None:
         warnings.warn(f"{e}; the network is trained", stacklevel=3)
         return None
 
+# %% ../nbs/foundations/23_networks.ipynb #ca7ae98b
+def _answering(model: nn.Module, loss: Any) -> nn.Module:
+    "The network as it answers, after a loss that may train something else, under a penalty or not"
+    loss = getattr(loss, "base", loss)
+    return loss.answering(model) if hasattr(loss, "answering") else model
+
 # %% ../nbs/foundations/23_networks.ipynb #7f221212
 def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, data: Data) -> nn.Module:
     "The network of that key, trained where it is not in the cache"
@@ -195,7 +201,8 @@ def _remembered(key: str, given: tuple[Any, ...], words: dict[str, Any] | None, 
 def _card(model: nn.Module, weights: Path, words: dict[str, Any], data: Data) -> Card:
     "What is known of a network that was trained here"
     tested = len(data.x_test) if "x_test" in vars(data) else 0
-    right = round(accuracy(model, data.x_test, data.y_test), 4) if tested else math.nan
+    answers = _answering(model, from_words(words["loss"]))
+    right = round(accuracy(answers, data.x_test, data.y_test), 4) if tested else math.nan
     made = {p: str(v) for p, v in versions().items() if p in ("confnb", "torch")}
     made["device"] = device_of(model).type
     return Card(words, data.title, right, tested, made, _file_hash(weights))
@@ -214,7 +221,8 @@ def load_or_train(
 ) -> nn.Module:
     """Load the network that ships with this recipe, or that was trained here before; else train it.
 
-    It comes in evaluation mode. A training that was interrupted goes on from its last epoch.
+    It comes in evaluation mode, a reverse classifier with its logits negated. A training that was interrupted goes on
+    from its last epoch.
 
     Raises ValueError: an unknown name or setting, or a device that is not there.
     Raises FloatingPointError: the loss became NaN or infinite.
@@ -223,7 +231,7 @@ def load_or_train(
     model = build(name, data.shape, data.classes, seed=seed, **settings).to(where).eval()
     words = _words(name, data, loss, recipe, seed, stop_at, settings)
     if (weights := _shipped(words)) is not None:
-        return load_weights(model, weights)
+        return _answering(load_weights(model, weights), loss)
     held = None if stop_at is None else (data.x_val, data.y_val)
     given = (model, data.x_train, data.y_train, loss, recipe, seed, held, stop_at)
     try:
@@ -231,8 +239,8 @@ def load_or_train(
     except Unidentified as e:
         not_remembered("model", e)
         fit(*given[:6], held=held, stop_at=stop_at)
-        return model
-    return _remembered(key, given, words, data)
+        return _answering(model, loss)
+    return _answering(_remembered(key, given, words, data), loss)
 
 # %% ../nbs/foundations/23_networks.ipynb #ea36e9f5
 def read_entry(
@@ -254,14 +262,15 @@ def load_model(
     name: str,  # `DATA/NAME`, of those that `confnb zoo` lists
     device: str = "auto",  # "auto", "cpu", "cuda", ...
 ) -> nn.Module:
-    """Load a network that ships with confnb, in evaluation mode.
+    """Load a network that ships with confnb, in evaluation mode; a reverse classifier with its logits negated.
 
     Raises ValueError: there is no such network, its files were changed, or it ships without weights.
     """
     card, weights = read_entry(name), zoo_folders()[name] / WEIGHTS
     if not weights.exists():
         raise ValueError(f"{name} ships without weights; load_or_train with the recipe on its card trains it")
-    return load_weights(_built(card.recipe), _checked(weights, card)).to(pick_device(device)).eval()
+    model = load_weights(_built(card.recipe), _checked(weights, card)).to(pick_device(device)).eval()
+    return _answering(model, from_words(card.recipe["loss"]))
 
 
 def _built(recipe: dict[str, Any]) -> nn.Module:
