@@ -180,7 +180,8 @@ class FalseAlarms:
     n: int  # test images
     low: float  # of the exact interval for the share of all images
     high: float
-    most: int  # as many as chance allows where held-out and test images are alike
+    held: int  # held-out images that chose the threshold
+    most: int  # as many alarms as chance allows where held-out and test images are alike
 
     @property
     def fine(self) -> bool:
@@ -192,7 +193,7 @@ class FalseAlarms:
         """Say what was asked for, what was found, and what it means."""
         said = (
             f"{self.alarms} of {self.n} clean test images ({self.alarms / self.n:.1%}; 95 % interval {self.low:.1%} to {self.high:.1%}) "
-            f"are turned away at the threshold for {self.asked:.1%}"
+            f"are turned away at the threshold for {self.asked:.1%} of {self.held} held-out ones"
         )
         if self.fine:
             return f"{said}; chance allows up to {self.most}"
@@ -223,4 +224,4 @@ def false_alarms(
     alarms, below = int((values <= threshold).sum()), int(lose * m + 1e-9)
     most = int(betabinom.ppf(level, len(values), below + 1, m - below))
     interval = binomial_interval(alarms, len(values))
-    return FalseAlarms(float(lose), threshold, alarms, len(values), *interval, most)
+    return FalseAlarms(float(lose), threshold, alarms, len(values), *interval, m, most)

@@ -172,7 +172,7 @@ def test_honest_thresholds_pass_and_learned_ones_do_not(ties):
 def test_alarms_are_counted_and_said():
     held, tested = np.arange(100) / 100, np.arange(50) / 100
     found = false_alarms(held, torch.as_tensor(tested), lose=0.1)
-    assert found.alarms == 10 and found.n == 50 and (found.low, found.high) == binomial_interval(10, 50)
+    assert found.alarms == 10 and found.n == 50 and found.held == 100 and (found.low, found.high) == binomial_interval(10, 50)
     assert not found.fine or found.alarms <= found.most
     few, many = false_alarms(held, tested + 0.5), false_alarms(held + 0.5, tested)
     assert few.fine and few.alarms == 0 and "chance allows up to" in few.sentence
