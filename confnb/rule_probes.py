@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROBED', 'RuleProbe', 'probe_rule']
 
-# %% ../nbs/confidence/37_rule_probes.ipynb #1da2f2d4
+# %% ../nbs/confidence/37_rule_probes.ipynb #c63f5ff1
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,11 @@ from .checks import check_images
 from .models import logits_and_features
 from .objectives import gradient_or_zero
 from .reject_rules import RejectRule
-from .rule_gradients import PassedOver, _overheard
+from .rule_gradients import OverDraws, PassedOver, _overheard
 from .runtime import logits_of, streams
 from .sets import Ball, as_ball, take_rows, to_device
 
-# %% ../nbs/confidence/37_rule_probes.ipynb #9e24c8e6
+# %% ../nbs/confidence/37_rule_probes.ipynb #9450e6fb
 @dataclass(frozen=True)
 class RuleProbe:
     """What trying a reject rule has shown."""
@@ -36,7 +36,7 @@ class RuleProbe:
     rises: float  # the share of points with a gradient where a small step along it raises the score
     random: bool  # whether another seed gives another score
     repeatable: bool  # whether the same seed of the global generators gives the same score
-    by_row: bool  # whether the rows of a batch get draws of their own
+    shown: str  # how one that draws is shown: "own draws", or "alone" where that does not settle them; else "together"
     batch: bool  # whether a score depends on the other rows of the batch, without any draw
     flat: float  # the share of points where small random moves leave the score as it is
     values: int  # how many different scores there were
@@ -202,12 +202,24 @@ def probe_rule(
         _refuse(rule, scores, n, slope.kind)
         return _told(trial, slope, _slope(trial, PassedOver(rule)), scores, same, other)
 
-# %% ../nbs/confidence/37_rule_probes.ipynb #45180d95
+# %% ../nbs/confidence/37_rule_probes.ipynb #b511a2c5
+def _shown(trial: _Trial, random: bool, batch: bool, moved: Tensor) -> str:
+    "How to show the rule: all together, or with draws that each example has of its own, or else one by one"
+    if not (random or batch):
+        return "together"
+    if batch:
+        return "alone"
+    own, three = OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False), [None if v is None else v[moved] for v in trial.given]
+    together = own.each(*three)
+    each = [replace(own, seeds=own.seeds[i : i + 1]).each(*[None if v is None else v[i : i + 1] for v in three]) for i in range(3)]
+    varies = bool((together != together[:, :1]).any())
+    return "own draws" if varies and torch.allclose(together, torch.cat(each), atol=1e-5, rtol=1e-4) else "alone"
+
+# %% ../nbs/confidence/37_rule_probes.ipynb #1231a8f8
 @torch.no_grad()
 def _told(trial: _Trial, slope: _Slope, passed: _Slope, scores: Tensor, same: Tensor, other: Tensor) -> RuleProbe:
     "The findings"
-    random, twice = not torch.equal(scores, other), [None if v is None else v[:1].expand(4, *v.shape[1:]) for v in trial.given]
-    rows = trial.ask(given=twice)
+    random = not torch.equal(scores, other)
     batch = not random and not torch.allclose(trial.ask(slice(0, 1)), scores[:1], atol=1e-4 * float(scores[scores.isfinite()].std()) + 1e-6)
     still = torch.ones_like(scores, dtype=torch.bool)
     for i in range(4):
@@ -216,6 +228,6 @@ def _told(trial: _Trial, slope: _Slope, passed: _Slope, scores: Tensor, same: Te
         still &= trial.ask(given=trial.moved(directions, 0.03)) == scores
     return RuleProbe(
         on=trial.rule.on, gradient=slope.kind, passed=passed.kind, hides=slope.differs(passed), rises=slope.rises, random=random, repeatable=torch.equal(scores, same),
-        by_row=random and bool((rows != rows[0]).any()), batch=batch, flat=still.float().mean().item(),
+        shown=_shown(trial, random, batch, (other - scores).abs().argsort(descending=True)[:3]), batch=batch, flat=still.float().mean().item(),
         values=len(scores.unique()), points=len(scores), networks=_asked(trial),
     )
