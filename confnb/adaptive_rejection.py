@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNAWARE', 'KNOWS', 'AdaptiveFound', 'Knows', 'adaptive_attack', 'adaptive_table', 'adaptive_curves']
 
-# %% ../nbs/confidence/39_adaptive_rejection.ipynb #a3222b7f
+# %% ../nbs/confidence/39_adaptive_rejection.ipynb #651a72dd
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .maxconfidence import max_confidence
 from .models import outputs
 from .objectives import NoGradient, WrongConfidence
 from .reject_rules import RejectRule, reject_rule, rule_scores
-from .rejection_routes import _HARD, _SMOOTH, ROUTES, Case, fitting_routes
+from .rejection_routes import _HARD, _SMOOTH, ROUTES, Case, _spread, fitting_routes
 from .rule_probes import RuleProbe, probe_rule
 from .runtime import predict, streams
 from .selective import success_fail
@@ -33,7 +33,7 @@ from .sets import Ball, as_ball
 from .statistics import score_array
 from .tables import evaluate
 
-# %% ../nbs/confidence/39_adaptive_rejection.ipynb #2df6c233
+# %% ../nbs/confidence/39_adaptive_rejection.ipynb #a28ae7e2
 @dataclass(frozen=True)
 class AdaptiveFound:
     """Hold what an attacker who knows the reject rule found, beside what one found who does not."""
@@ -42,7 +42,9 @@ class AdaptiveFound:
     unaware: Found  # who does not know, valued in the same way
     score: Tensor  # what the rule says at `found.x` (N,); of one that draws a fresh draw
     unaware_score: Tensor  # at `unaware.x` (N,)
-    route: tuple[str, ...]  # which route won each example
+    route: tuple[
+        str, ...
+    ]  # which route won each example, by more than a hundredth of the clean scores' spread
     tried: dict[str, Tensor]  # by route the value that it reached (N,), NaN where it was not run
     clean_score: Tensor  # at the images themselves (N,)
     probe: RuleProbe  # what the rule is like
@@ -81,8 +83,16 @@ class Knows(TypedDict, total=False):
 
 
 _KNOWS: dict[str, Any] = {
-    "clean": None, "unaware": None, "surrogate": None, "routes": None, "stop": None,
-    "first": 24, "draws": 4, "queries": 300, "seed": 0, "batch_size": 256,
+    "clean": None,
+    "unaware": None,
+    "surrogate": None,
+    "routes": None,
+    "stop": None,
+    "first": 24,
+    "draws": 4,
+    "queries": 300,
+    "seed": 0,
+    "batch_size": 256,
 }
 
 # %% ../nbs/confidence/39_adaptive_rejection.ipynb #45160d1b
@@ -125,11 +135,17 @@ def _case(
     probe = probe_rule(model, rule, x, ball, seed if isinstance(seed, int) else 0)
     budget = {"steps": steps, **{n: settings[n] for n in ("draws", "queries", "batch_size", "surrogate")}}
     routes = settings["routes"]
-    routes = fitting_routes(probe, ball, settings["surrogate"] is not None) if routes is None else list(routes)
+    routes = (
+        fitting_routes(probe, ball, settings["surrogate"] is not None) if routes is None else list(routes)
+    )
     if unknown := [r for r in routes if r not in ROUTES]:
-        raise UsageError(f"there is no route {unknown[0]!r}{near(unknown[0], list(ROUTES))}; there are {', '.join(ROUTES)}")
+        raise UsageError(
+            f"there is no route {unknown[0]!r}{near(unknown[0], list(ROUTES))}; there are {', '.join(ROUTES)}"
+        )
     if not probe.smooth and (need := [r for r in routes if r in _SMOOTH]):
-        raise UsageError(f"{need[0]} need a gradient that leads up, and this is what was found: {probe.words}")
+        raise UsageError(
+            f"{need[0]} need a gradient that leads up, and this is what was found: {probe.words}"
+        )
     stop = settings["stop"]
     if stop is None:
         stop = float(rule_scores(model, rule, clean, budget["batch_size"]).max())
@@ -139,19 +155,25 @@ def _case(
 def _unaware(case: Case, points: Found | Tensor | None) -> Found:
     "What an attacker finds who does not know the rule, valued by it"
     if points is None:
-        found = max_confidence(case.model, case.x, case.y, case.ball, seed=case.seeds, batch_size=case.budget["batch_size"])
+        found = max_confidence(
+            case.model, case.x, case.y, case.ball, seed=case.seeds, batch_size=case.budget["batch_size"]
+        )
     else:
-        found = points if isinstance(points, Found) else score_points(case.model, WrongConfidence(case.y), points)
+        found = (
+            points if isinstance(points, Found) else score_points(case.model, WrongConfidence(case.y), points)
+        )
     return case.judged(found)
 
-# %% ../nbs/confidence/39_adaptive_rejection.ipynb #8b9b064a
+# %% ../nbs/confidence/39_adaptive_rejection.ipynb #56b05aba
 def _routed(
     case: Case, unaware: Found, routes: list[str], first: int
 ) -> tuple[Found, tuple[str, ...], dict[str, Tensor]]:
     "The best points, the route to each, and what each route reached"
     n, device = len(case.x), case.x.device
-    everyone = torch.arange(n, device=device)
-    best = keep_better(unaware, everyone, case.judged(score_points(case.model, WrongConfidence(case.y), case.x)))
+    everyone, spread = torch.arange(n, device=device), _spread(case, case.rule)[1]
+    best = keep_better(
+        unaware, everyone, case.judged(score_points(case.model, WrongConfidence(case.y), case.x))
+    )
     won = torch.zeros(n, dtype=torch.int64, device=device)
     tried = {name: torch.full((n,), torch.nan, device=device) for name in routes}
     kept = list(routes)
@@ -162,9 +184,11 @@ def _routed(
             go = rows[gains & (best.value[rows] > -torch.inf) if name in _HARD else gains]
             if not len(go):
                 continue
-            mine = Found(best.x[go], best.value[go], best.logits[go], 0 * best.passes[go], best.wrong_confidence[go])
+            mine = Found(
+                best.x[go], best.value[go], best.logits[go], 0 * best.passes[go], best.wrong_confidence[go]
+            )
             found = ROUTES[name](case.take(go), mine)
-            better = found.value > best.value[go]
+            better = found.value > best.value[go] + 0.01 * spread  # less is polish, and wins nothing
             won[go[better]] = routes.index(name) + 1
             tried[name][go] = found.value.to(tried[name])
             best = keep_better(best, go, found)
@@ -194,7 +218,9 @@ def adaptive_table(
     Raises TypeError, ValueError: bad images or labels, or points that are not of as many images.
     """
     points = {UNAWARE: attacked.unaware, KNOWS: attacked.found}
-    table = evaluate(model, x, y, {name: lambda *_, f=f: f for name, f in points.items()}, batch_size=batch_size)
+    table = evaluate(
+        model, x, y, {name: lambda *_, f=f: f for name, f in points.items()}, batch_size=batch_size
+    )
     scores = (attacked.clean_score, attacked.unaware_score, attacked.score)
     routes = ["clean"] * len(x) + [UNAWARE] * len(x) + list(attacked.route)
     return table.assign(score=torch.cat(scores).double().cpu().numpy(), route=routes)

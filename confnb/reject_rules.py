@@ -137,7 +137,9 @@ class RejectRule(nn.Module):
     ):
         super().__init__()
         if not callable(score) or isinstance(score, type):
-            raise TypeError(f"a reject rule is called on (logits, features) or on images, which {score!r} cannot be")
+            raise TypeError(
+                f"a reject rule is called on (logits, features) or on images, which {score!r} cannot be"
+            )
         names = _arguments(score)
         guess = "answers" if len(names) > 1 or names[:1] == ["logits"] else "images"
         self.on = on or guess
@@ -145,7 +147,9 @@ class RejectRule(nn.Module):
             raise ValueError(f'a reject rule is called on "answers" or on "images", not on {on!r}')
         self.score, self.alone = score, self.on == "answers" and len(names) == 1
         self.name = name or getattr(score, "__name__", type(score).__name__)
-        self.differentiable = getattr(score, "differentiable", None) if differentiable is None else differentiable
+        self.differentiable = (
+            getattr(score, "differentiable", None) if differentiable is None else differentiable
+        )
         self.held = nn.ModuleList(dict.fromkeys(_modules_in(score)))
 
     @property
@@ -172,7 +176,9 @@ def _one_each(score: Any, n: int, name: str) -> Tensor:
     "The scores, where there is one number for each of n examples; true counts as 1"
     score = torch.as_tensor(score) if isinstance(score, np.ndarray) else score
     if not isinstance(score, Tensor) or score.shape != (n,) or score.is_complex():
-        given = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        given = (
+            f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        )
         raise UsageError(
             f"the reject rule {name} must give one number for each example, a tensor of shape ({n},) for {n} of them, not {given}"
         )
@@ -222,7 +228,9 @@ def reject_rule(
         return RejectRule(OfLogits(DETECTORS[rule]), "answers", rule)
     if rule in NAMED:
         if model is None or x is None or y is None:
-            raise UsageError(f"the reject rule {rule!r} is fitted to a model and images that it was trained on; give all three")
+            raise UsageError(
+                f"the reject rule {rule!r} is fitted to a model and images that it was trained on; give all three"
+            )
         return RejectRule(_fitted(rule, model, x, y), "answers", rule)
     if ":" not in rule:
         raise UsageError(

@@ -29,7 +29,7 @@ from .runtime import predict, streams
 from .search import maximize
 from .sets import L2, Ball, Linf, take_rows
 
-# %% ../nbs/confidence/38_rejection_routes.ipynb #0b61258d
+# %% ../nbs/confidence/38_rejection_routes.ipynb #224a02cd
 @dataclass(frozen=True)
 class Case:
     """A model with a reject rule, under attack at some images."""
@@ -61,7 +61,7 @@ class Case:
         """Value points by the rule's score where the model errs."""
         size, judge = self.budget["batch_size"], self.over_draws(self.rule)
         rank = ScoreOfMistake(self.y, judge)
-        own = maximize(self.model, rank, self.x, self.ball, 0, start=found.x, batch_size=size)
+        own = maximize(self.model, rank, self.x, self.ball, 0, start=found.x, keep="last", batch_size=size)
         return replace(with_wrong_confidence(own, self.y), passes=found.passes, seconds=found.seconds)
 
 # %% ../nbs/confidence/38_rejection_routes.ipynb #d04492f0
@@ -86,7 +86,9 @@ def _climbed(case: Case, best: Found, score: Any, weight: float) -> Found:
     length = first_length(case.ball, 0.5, case.x)
     objective, judge = WrongAndNormal(case.y, score, weight), case.over_draws(case.rule)
     starts = [case.x, best.x]
-    return _best_of(case.model, objective, case.x, case.y, case.ball, judge, starts, step_size=length, decay=0.02, **plan)
+    return _best_of(
+        case.model, objective, case.x, case.y, case.ball, judge, starts, step_size=length, decay=0.02, **plan
+    )
 
 
 def _joint(case: Case, best: Found) -> Found:
@@ -98,7 +100,18 @@ def _orthogonal(case: Case, best: Found) -> Found:
     plan = {"steps": case.budget["steps"], "batch_size": case.budget["batch_size"], "stop": case.stop}
     objective = OrthogonalSteps(case.y, judge)
     starts = [case.x, best.x]
-    return _best_of(case.model, objective, case.x, case.y, case.ball, judge, starts, rule=StraightRule(), decay=0.1, **plan)
+    return _best_of(
+        case.model,
+        objective,
+        case.x,
+        case.y,
+        case.ball,
+        judge,
+        starts,
+        rule=StraightRule(),
+        decay=0.1,
+        **plan,
+    )
 
 # %% ../nbs/confidence/38_rejection_routes.ipynb #3207507d
 def _straight(case: Case, best: Found) -> Found:
@@ -167,12 +180,22 @@ def _random_search(case: Case, best: Found) -> Found:
     judge, size = case.over_draws(case.rule), case.budget["batch_size"]
     objective = MistakeThenScore(case.y, judge, *_spread(case, case.rule))
     queries = max(case.budget["queries"] // (case.budget["draws"] if case.probe.random else 1), 1)
-    settings: dict[str, Any] = {"rule": SquareRule(0.3), "start": best.x, "seed": case.seeds, "batch_size": size}
+    settings: dict[str, Any] = {
+        "rule": SquareRule(0.3),
+        "start": best.x,
+        "seed": case.seeds,
+        "batch_size": size,
+    }
     return case.judged(maximize(case.model, objective, case.x, case.ball, queries, **settings))
 
 # %% ../nbs/confidence/38_rejection_routes.ipynb #412c3d3b
 _SMOOTH = ("joint objective", "orthogonal steps")  # these follow the rule's own gradient
-_HARD = ("straight-through", "votes of its networks", "smooth surrogate", "finite differences")  # where a mistake is known
+_HARD = (
+    "straight-through",
+    "votes of its networks",
+    "smooth surrogate",
+    "finite differences",
+)  # where a mistake is known
 ROUTES: dict[str, Callable[[Case, Found], Found]] = {
     "joint objective": _joint,
     "orthogonal steps": _orthogonal,

@@ -67,7 +67,9 @@ class PassedOver:
         """Whether it looks at the images."""
         return bool(self.score.images)
 
-    def __call__(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
+    ) -> Tensor:
         if not torch.is_grad_enabled():
             return self.score(logits, features, images)
         with StraightThrough():
@@ -137,7 +139,12 @@ class OverDraws:
         """Compute the scores of all draws, (N, draws)."""
         given = (logits, features, images)
         if self.alone:
-            return torch.stack([self._of(i, [None if v is None else v[i : i + 1] for v in given]) for i in range(len(logits))])
+            return torch.stack(
+                [
+                    self._of(i, [None if v is None else v[i : i + 1] for v in given])
+                    for i in range(len(logits))
+                ]
+            )
         shown = [None if v is None else v.repeat_interleave(self.draws, 0) for v in given]
         with _drawing(0, logits.device), OwnDraws(self.seeds):
             return self.score(*shown).reshape(len(logits), self.draws)
@@ -146,7 +153,9 @@ class OverDraws:
         with _drawing(int(self.seeds[i]), self.seeds.device if given[0] is None else given[0].device):
             return torch.cat([self.score(*given) for _ in range(self.draws)])
 
-    def __call__(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
+    ) -> Tensor:
         return self.each(logits, features, images).mean(1)
 
 # %% ../nbs/confidence/36_rule_gradients.ipynb #670530ae
@@ -175,11 +184,16 @@ class FiniteDifferences:
         """Whether it looks at the images."""
         return bool(self.score.images)
 
-    def __call__(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
+    ) -> Tensor:
         given, n = (logits, features, images), len(logits)
         own = streams(self.seeds.cpu() + self.asked.cpu(), n)
         self.asked.add_(1)
-        moves = [None if w is None or v is None else self._moves(own, v.detach(), w, i) for i, (v, w) in enumerate(zip(given, self.widths, strict=True))]
+        moves = [
+            None if w is None or v is None else self._moves(own, v.detach(), w, i)
+            for i, (v, w) in enumerate(zip(given, self.widths, strict=True))
+        ]
         values = self._values(own, [None if v is None else v.detach() for v in given], moves)  # (N, pairs, 2)
         found, lead = values.flatten(1).mean(1), (values[..., 0] - values[..., 1]) / 2
         for v, w, move in zip(given, self.widths, moves, strict=True):
@@ -206,7 +220,10 @@ class FiniteDifferences:
         n, parts = len(own), []
         for rows in [slice(i, i + 1) for i in range(n)] if self.shown == "alone" else [slice(0, n)]:
             points = [shown(v, m, rows) for v, m in zip(given, moves, strict=True)]
-            with _drawing(int(own[rows.start]), own.device), OwnDraws(own) if self.shown == "own draws" else nullcontext():
+            with (
+                _drawing(int(own[rows.start]), own.device),
+                OwnDraws(own) if self.shown == "own draws" else nullcontext(),
+            ):
                 parts.append(self.score(*points))
         return torch.cat(parts).reshape(n, self.pairs, 2).float()
 
@@ -243,7 +260,9 @@ class SoftVotes:
         """Whether it looks at the images, as it has to."""
         return bool(self.score.images)
 
-    def __call__(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
+    ) -> Tensor:
         assert images is not None
         n, aim = len(logits), logits.argmax(1)
         with _overheard(self.score.held, logits.shape[1]) as heard, StraightThrough():
@@ -251,7 +270,12 @@ class SoftVotes:
         if any(len(h) != n for h in heard) and n > 1 and not _all_alike(images):
             rows = [slice(i, i + 1) for i in range(n)]
             return torch.cat([self(logits[r], features, images[r]) for r in rows])
-        votes = [h.log_softmax(1).reshape(-1, n, h.shape[1]) if len(h) % n == 0 else h.log_softmax(1)[:, None].expand(-1, n, -1) for h in heard]
+        votes = [
+            h.log_softmax(1).reshape(-1, n, h.shape[1])
+            if len(h) % n == 0
+            else h.log_softmax(1)[:, None].expand(-1, n, -1)
+            for h in heard
+        ]
         if not votes:
             return logits.new_zeros(n)
         each = torch.cat(votes).gather(2, aim.expand(sum(map(len, votes)), n)[..., None])[..., 0]

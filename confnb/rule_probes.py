@@ -59,7 +59,9 @@ class RuleProbe:
         if self.batch:
             parts.append("its score of an image depends on the others in the batch")
         if self.flat > 0.5:
-            parts.append(f"it is a step: {self.values} values at {self.points} points, and small moves change nothing at {self.flat:.0%} of them")
+            parts.append(
+                f"it is a step: {self.values} values at {self.points} points, and small moves change nothing at {self.flat:.0%} of them"
+            )
         if self.networks:
             parts.append(f"it asks networks for {self.networks} answer{'s' * (self.networks > 1)}")
         return f"A rule on {self.on}: " + "; ".join(parts) + "."
@@ -92,7 +94,10 @@ class _Trial:
 
     def moved(self, directions: list[Tensor | None], length: float) -> list[Tensor | None]:
         "What is shown, moved so far in these directions"
-        return [v if v is None or d is None else v + length * w * d for v, w, d in zip(self.given, self.width, directions, strict=True)]
+        return [
+            v if v is None or d is None else v + length * w * d
+            for v, w, d in zip(self.given, self.width, directions, strict=True)
+        ]
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #b2c969ff
 def _trial(model: nn.Module, rule: RejectRule, x: Tensor, ball: Ball, seed: int) -> _Trial:
@@ -124,15 +129,23 @@ class _Slope:
 # %% ../nbs/confidence/37_rule_probes.ipynb #5767d172
 def _gradient(trial: _Trial, score: Any) -> list[Tensor | None] | None:
     "The slopes of a score in what it is shown; None where no gradient comes back"
-    leaves = [v if v is None or w is None else v.clone().requires_grad_() for v, w in zip(trial.given, trial.width, strict=True)]
+    leaves = [
+        v if v is None or w is None else v.clone().requires_grad_()
+        for v, w in zip(trial.given, trial.width, strict=True)
+    ]
     try:
         value = replace(trial, rule=score).ask(given=leaves)
-    except Exception:  # NumPy, say, does not take tensors with a gradient; whether the rule works without is seen elsewhere
+    except (
+        Exception
+    ):  # NumPy, say, does not take tensors with a gradient; whether the rule works without is seen elsewhere
         return None
     if not value.requires_grad:
         return None
     wanted = [v is not None and v.requires_grad for v in leaves]
-    return [gradient_or_zero(value, v, keep_graph=True) if w and v is not None else None for v, w in zip(leaves, wanted, strict=True)]
+    return [
+        gradient_or_zero(value, v, keep_graph=True) if w and v is not None else None
+        for v, w in zip(leaves, wanted, strict=True)
+    ]
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #8b775b33
 def _slope(trial: _Trial, score: Any) -> _Slope:
@@ -149,7 +162,9 @@ def _slope(trial: _Trial, score: Any) -> _Slope:
         return _Slope("zero")
     signs = [None if s is None else s.nan_to_num().sign() for s in slopes]
     before = trial.ask()
-    rose = torch.stack([trial.ask(given=trial.moved(signs, length)) > before for length in (0.003, 0.03, 0.1)]).any(0)
+    rose = torch.stack(
+        [trial.ask(given=trial.moved(signs, length)) > before for length in (0.003, 0.03, 0.1)]
+    ).any(0)
     rises = rose[some].float().mean().item()
     return _Slope("useful" if rises > 0.6 else "misleading", rises, both.nan_to_num())
 
@@ -167,9 +182,13 @@ def _asked(trial: _Trial) -> int:
 def _refuse(rule: RejectRule, scores: Tensor, clean: int, slope: str) -> None:
     "Refuse scores that no threshold can be put to, and a gradient that was promised"
     if bad := int(scores.isnan().sum()):
-        raise UsageError(f"the reject rule {rule.name} gives NaN for {bad} of {len(scores)} points; look for a division by zero or the log of zero in it")
+        raise UsageError(
+            f"the reject rule {rule.name} gives NaN for {bad} of {len(scores)} points; look for a division by zero or the log of zero in it"
+        )
     if (scores[:clean] == -torch.inf).all():
-        raise UsageError(f"the reject rule {rule.name} abstains on all of {clean} clean images; a rule that accepts nothing cannot be fooled, and is of no use")
+        raise UsageError(
+            f"the reject rule {rule.name} abstains on all of {clean} clean images; a rule that accepts nothing cannot be fooled, and is of no use"
+        )
     if rule.differentiable and slope in ("none", "zero", "broken"):
         raise UsageError(
             f"the reject rule {rule.name} says that it is differentiable, but {_GRADIENTS[slope]}; leave `differentiable` out, and it is attacked without"
@@ -209,25 +228,50 @@ def _shown(trial: _Trial, random: bool, batch: bool, moved: Tensor) -> str:
         return "together"
     if batch:
         return "alone"
-    own, three = OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False), [None if v is None else v[moved] for v in trial.given]
+    own, three = (
+        OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False),
+        [None if v is None else v[moved] for v in trial.given],
+    )
     together = own.each(*three)
-    each = [replace(own, seeds=own.seeds[i : i + 1]).each(*[None if v is None else v[i : i + 1] for v in three]) for i in range(3)]
+    each = [
+        replace(own, seeds=own.seeds[i : i + 1]).each(*[None if v is None else v[i : i + 1] for v in three])
+        for i in range(3)
+    ]
     varies = bool((together != together[:, :1]).any())
-    return "own draws" if varies and torch.allclose(together, torch.cat(each), atol=1e-5, rtol=1e-4) else "alone"
+    return (
+        "own draws" if varies and torch.allclose(together, torch.cat(each), atol=1e-5, rtol=1e-4) else "alone"
+    )
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #1231a8f8
 @torch.no_grad()
-def _told(trial: _Trial, slope: _Slope, passed: _Slope, scores: Tensor, same: Tensor, other: Tensor) -> RuleProbe:
+def _told(
+    trial: _Trial, slope: _Slope, passed: _Slope, scores: Tensor, same: Tensor, other: Tensor
+) -> RuleProbe:
     "The findings"
     random = not torch.equal(scores, other)
-    batch = not random and not torch.allclose(trial.ask(slice(0, 1)), scores[:1], atol=1e-4 * float(scores[scores.isfinite()].std()) + 1e-6)
+    batch = not random and not torch.allclose(
+        trial.ask(slice(0, 1)), scores[:1], atol=1e-4 * float(scores[scores.isfinite()].std()) + 1e-6
+    )
     still = torch.ones_like(scores, dtype=torch.bool)
     for i in range(4):
         with _drawing(trial.seed + i, scores.device):
-            directions = [None if v is None or w is None else torch.randn_like(v).sign() for v, w in zip(trial.given, trial.width, strict=True)]
+            directions = [
+                None if v is None or w is None else torch.randn_like(v).sign()
+                for v, w in zip(trial.given, trial.width, strict=True)
+            ]
         still &= trial.ask(given=trial.moved(directions, 0.03)) == scores
     return RuleProbe(
-        on=trial.rule.on, gradient=slope.kind, passed=passed.kind, hides=slope.differs(passed), rises=slope.rises, random=random, repeatable=torch.equal(scores, same),
-        shown=_shown(trial, random, batch, (other - scores).abs().argsort(descending=True)[:3]), batch=batch, flat=still.float().mean().item(),
-        values=len(scores.unique()), points=len(scores), networks=_asked(trial),
+        on=trial.rule.on,
+        gradient=slope.kind,
+        passed=passed.kind,
+        hides=slope.differs(passed),
+        rises=slope.rises,
+        random=random,
+        repeatable=torch.equal(scores, same),
+        shown=_shown(trial, random, batch, (other - scores).abs().argsort(descending=True)[:3]),
+        batch=batch,
+        flat=still.float().mean().item(),
+        values=len(scores.unique()),
+        points=len(scores),
+        networks=_asked(trial),
     )
