@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .checks import check_images, check_labels
 from .objectives import Objective, WrongConfidence
 from .runtime import predict
-from .sets import Ball, _norms, as_ball
+from .sets import Ball, _check_scale, _norms, as_ball
 
 # %% ../nbs/foundations/15_found.ipynb #4860133f
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Found:
     passes: Tensor  # passes spent on each example (N,), int64: forward and back, or questions of a blind rule
     wrong_confidence: Tensor | None = None  # the highest wrong-class probability there (N,), where known
     seconds: float = 0.0  # that all of it took, on the clock
+    gained: Tensor | None = None  # of wrong confidence, by the last doubling of the runs (N,), where known
 
     @property
     def prediction(self) -> Tensor:
@@ -73,7 +74,8 @@ def concat(parts: list[Found]) -> Found:
     column = lambda name: [getattr(p, name) for p in parts]  # noqa: E731
     tensors = {f.name: column(f.name) for f in fields(Found) if f.name != "seconds"}
     joined: dict[str, Any] = {
-        name: None if values[0] is None else torch.cat(values) for name, values in tensors.items()
+        name: None if any(v is None for v in values) else torch.cat(values)
+        for name, values in tensors.items()
     }
     return Found(**joined, seconds=sum(column("seconds")))
 
@@ -92,7 +94,7 @@ def keep_better(
             merged[name] = merged[name].clone()
             merged[name][rows[better]] = getattr(found, name)[better].to(merged[name])
     merged["passes"] = best.passes.index_add(0, rows, found.passes)
-    return Found(**merged | {"seconds": best.seconds + found.seconds})
+    return Found(**merged | {"seconds": best.seconds + found.seconds, "gained": None})
 
 # %% ../nbs/foundations/15_found.ipynb #966b6acc
 def best_of_each(
@@ -171,6 +173,7 @@ def score_inside(
         raise ValueError(
             f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}"
         )
+    _check_scale(ball, x)
     eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
     z = ball.project(torch.where(eligible, z, x), x)
     found = with_wrong_confidence(score_points(model, WrongConfidence(y), z, batch_size), y)
