@@ -20,7 +20,7 @@ from .basics import UsageError, near, with_defaults
 from .borrowing import borrow
 from .checks import check_count, check_images, check_labels
 from .detector_attacks import _scored, rank_by_confidence
-from .found import Found, keep_better, score_points
+from .found import Found, keep_better, score_points, with_wrong_confidence
 from .maxconfidence import max_confidence
 from .models import outputs
 from .objectives import NoGradient, WrongConfidence
@@ -184,10 +184,8 @@ def _routed(
             go = rows[gains & (best.value[rows] > -torch.inf) if name in _HARD else gains]
             if not len(go):
                 continue
-            mine = Found(
-                best.x[go], best.value[go], best.logits[go], 0 * best.passes[go], best.wrong_confidence[go]
-            )
-            found = ROUTES[name](case.take(go), mine)
+            mine = Found(best.x[go], best.value[go], best.logits[go], 0 * best.passes[go])
+            found = ROUTES[name](case.take(go), with_wrong_confidence(mine, case.y[go]))
             better = found.value > best.value[go] + 0.01 * spread  # less is polish, and wins nothing
             won[go[better]] = routes.index(name) + 1
             tried[name][go] = found.value.to(tried[name])

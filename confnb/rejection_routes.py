@@ -17,9 +17,9 @@ from .adapters import _drawing
 from .detector_attacks import OrthogonalSteps, ScoreOfMistake, WrongAndNormal, _best_of, _scored
 from .detectors import DensityScore, KDensity
 from .found import Found, with_wrong_confidence
-from .maxconfidence import first_length
 from .models import outputs
 from .objectives import WrongOdds
+from .pieces import first_length
 from .random_search import SquareRule
 from .reject_rules import RejectRule, rule_scores
 from .rule_gradients import FiniteDifferences, OverDraws, PassedOver, SoftVotes

@@ -23,6 +23,7 @@ from .runtime import normal, streams
 # %% ../nbs/confidence/36_rule_gradients.ipynb #f277e987
 _ROUNDING = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn"}
 _CASTS = {"int", "long", "short", "char", "byte", "to", "type"}
+_DATA: Any = vars(torch._C.TensorBase)["data"].__get__  # what `x.data` calls
 
 
 def _passed(given: Tensor, value: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class StraightThrough(TorchFunctionMode):
             return None
         if not (isinstance(given, Tensor) and given.requires_grad):
             return function(*args, **(kwargs or {}))
-        if name == "detach" or function is Tensor.data.__get__:
+        if name == "detach" or function == _DATA:
             return given
         value = function(*args, **(kwargs or {}))
         whole = name in _CASTS and isinstance(value, Tensor) and not value.is_floating_point()

@@ -76,6 +76,11 @@ _GRADIENTS = {
 }
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #d5e4520f
+def _rows(given: Any, rows: Any) -> list[Any]:
+    "Some rows of what a rule is shown"
+    return [None if v is None else v[rows] for v in given]
+
+
 @dataclass(frozen=True)
 class _Trial:
     "A rule, what it is shown at some points, and how far each of that is moved"
@@ -87,7 +92,7 @@ class _Trial:
 
     def ask(self, rows: slice = slice(None), seed: int = 0, given: Any = None) -> Tensor:
         "The scores, under a seed"
-        shown = [None if v is None else v[rows] for v in given or self.given]
+        shown = _rows(given or self.given, rows)
         device = next(v.device for v in shown if v is not None)
         with _drawing(self.seed + seed, device):
             return self.rule(*shown)
@@ -108,8 +113,8 @@ def _trial(model: nn.Module, rule: RejectRule, x: Tensor, ball: Ball, seed: int)
     if rule.images:
         reach = float((z[len(x) :] - x).abs().max())
         return _Trial(rule, (logits, None, z), (None, None, max(reach, 1e-6)), seed)
-    spread = [None if v is None else v.std(0).clamp_min(1e-6) for v in (logits, hidden)]
-    return _Trial(rule, (logits, hidden, None), (*spread, None), seed)
+    spread, wide = (None if v is None else v.std(0).clamp_min(1e-6) for v in (logits, hidden))
+    return _Trial(rule, (logits, hidden, None), (spread, wide, None), seed)
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #cea4a1eb
 @dataclass(frozen=True)
@@ -228,15 +233,10 @@ def _shown(trial: _Trial, random: bool, batch: bool, moved: Tensor) -> str:
         return "together"
     if batch:
         return "alone"
-    own, three = (
-        OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False),
-        [None if v is None else v[moved] for v in trial.given],
-    )
+    own = OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False)
+    three = _rows(trial.given, moved)
     together = own.each(*three)
-    each = [
-        replace(own, seeds=own.seeds[i : i + 1]).each(*[None if v is None else v[i : i + 1] for v in three])
-        for i in range(3)
-    ]
+    each = [replace(own, seeds=own.seeds[i : i + 1]).each(*_rows(three, slice(i, i + 1))) for i in range(3)]
     varies = bool((together != together[:, :1]).any())
     return (
         "own draws" if varies and torch.allclose(together, torch.cat(each), atol=1e-5, rtol=1e-4) else "alone"

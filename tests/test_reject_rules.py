@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
-from toys import images, linear
 from torch import nn
+from toys import images, linear
 
 from confnb import load_model
 from confnb.adapters import _drawing
