@@ -30,8 +30,10 @@ from .rule_probes import RuleProbe, probe_rule
 from .runtime import predict, streams
 from .selective import success_fail
 from .sets import Ball, as_ball
-from .statistics import score_array
 from .tables import evaluate
+
+# %% ../nbs/confidence/39_adaptive_rejection.ipynb #1b3dd3ad
+UNAWARE, KNOWS = "does not know the rule", "knows the rule"
 
 # %% ../nbs/confidence/39_adaptive_rejection.ipynb #a28ae7e2
 @dataclass(frozen=True)
@@ -62,9 +64,6 @@ class AdaptiveFound:
         rows[UNAWARE] = (n, self.route.count(UNAWARE) / n)
         table = pd.DataFrame.from_dict(rows, "index", columns=["tried on", "won"])
         return table.loc[[UNAWARE, *self.tried]].rename_axis("route").reset_index()
-
-# %% ../nbs/confidence/39_adaptive_rejection.ipynb #1b3dd3ad
-UNAWARE, KNOWS = "does not know the rule", "knows the rule"
 
 # %% ../nbs/confidence/39_adaptive_rejection.ipynb #9e84aad8
 class Knows(TypedDict, total=False):
@@ -229,13 +228,12 @@ def adaptive_curves(
     held: Any = None,  # the rule's scores for held-out clean images (M,); by default those of the table
     level: float = 0.95,  # of the bands
 ) -> dict[str, pd.DataFrame]:  # by attacker, of `success_fail`; the threshold is a rank among `held`
-    """Compute the success-fail curves of model and rule, for the attacker who does not know the rule and for who does.
+    """Compute the success-fail curves of model and rule, for both attackers.
 
     Raises ValueError: no scores, NaN among them, or a level out of range.
     """
     clean = table[table.attack == "clean"]
     held = clean.score if held is None else held
-    finite = score_array(held)
-    ranked = rank_by_confidence(table, "score", finite)
+    ranked = rank_by_confidence(table, "score", held)
     by = {name: ranked[ranked.attack == name] for name in ("clean", UNAWARE, KNOWS)}
     return {name: success_fail(by["clean"], by[name], level) for name in (UNAWARE, KNOWS)}

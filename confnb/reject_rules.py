@@ -120,7 +120,16 @@ def _modules_in(thing: Any, depth: int = 4) -> Iterator[nn.Module]:
         if not inspect.ismodule(part) and not isinstance(part, type):
             yield from _modules_in(part, depth - 1)
 
-# %% ../nbs/confidence/35_reject_rules.ipynb #b612d843
+# %% ../nbs/confidence/35_reject_rules.ipynb #ede29412
+def _called_on(score: Any, on: str | None) -> str:
+    "What a rule is called on: as is said, or as its arguments say"
+    names = _arguments(score)
+    guess = "answers" if len(names) > 1 or names[:1] == ["logits"] else "images"
+    if on not in (None, "answers", "images"):
+        raise ValueError(f'a reject rule is called on "answers" or on "images", not on {on!r}')
+    return on or guess
+
+# %% ../nbs/confidence/35_reject_rules.ipynb #648f4e0a
 class RejectRule(nn.Module):
     """A reject rule, however it was brought: scores (N,), larger for what it would rather accept.
 
@@ -140,12 +149,8 @@ class RejectRule(nn.Module):
             raise TypeError(
                 f"a reject rule is called on (logits, features) or on images, which {score!r} cannot be"
             )
-        names = _arguments(score)
-        guess = "answers" if len(names) > 1 or names[:1] == ["logits"] else "images"
-        self.on = on or guess
-        if self.on not in ("answers", "images"):
-            raise ValueError(f'a reject rule is called on "answers" or on "images", not on {on!r}')
-        self.score, self.alone = score, self.on == "answers" and len(names) == 1
+        self.on, self.score = _called_on(score, on), score
+        self.alone = self.on == "answers" and len(_arguments(score)) == 1
         self.name = name or getattr(score, "__name__", type(score).__name__)
         self.differentiable = (
             getattr(score, "differentiable", None) if differentiable is None else differentiable

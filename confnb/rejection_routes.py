@@ -67,9 +67,8 @@ class Case:
 # %% ../nbs/confidence/38_rejection_routes.ipynb #d04492f0
 def _spread(case: Case, score: Any) -> tuple[float, float]:
     "The median of a score's values for clean images, and how far apart these lie: the middle half, or all where that is one"
-    x, size = case.clean, case.budget["batch_size"]
-    hidden = getattr(score, "hidden", True)
-    logits, features = outputs(case.model, x, size) if hidden else (predict(case.model, x, size), None)
+    x, given = case.clean, (case.model, case.clean, case.budget["batch_size"])
+    logits, features = outputs(*given) if getattr(score, "hidden", True) else (predict(*given), None)
     with torch.no_grad(), _drawing(0, x.device):
         values = _scored(score, logits, features, x).double()
     values = values[values.isfinite()]
@@ -79,7 +78,7 @@ def _spread(case: Case, score: Any) -> tuple[float, float]:
     wide = high - low or float(values.std())
     return middle, wide if wide > 1e-6 else 1.0
 
-# %% ../nbs/confidence/38_rejection_routes.ipynb #f069761a
+# %% ../nbs/confidence/38_rejection_routes.ipynb #79decbca
 def _climbed(case: Case, best: Found, score: Any, weight: float) -> Found:
     "What the joint objective with such a score finds"
     plan = {"steps": case.budget["steps"], "batch_size": case.budget["batch_size"], "stop": case.stop}
@@ -90,11 +89,11 @@ def _climbed(case: Case, best: Found, score: Any, weight: float) -> Found:
         case.model, objective, case.x, case.y, case.ball, judge, starts, step_size=length, decay=0.02, **plan
     )
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #36768a2b
 def _joint(case: Case, best: Found) -> Found:
     return _climbed(case, best, case.over_draws(case.rule), 1 / _spread(case, case.rule)[1])
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #e63d8139
 def _orthogonal(case: Case, best: Found) -> Found:
     judge = case.over_draws(case.rule)
     plan = {"steps": case.budget["steps"], "batch_size": case.budget["batch_size"], "stop": case.stop}
@@ -113,15 +112,15 @@ def _orthogonal(case: Case, best: Found) -> Found:
         **plan,
     )
 
-# %% ../nbs/confidence/38_rejection_routes.ipynb #3207507d
+# %% ../nbs/confidence/38_rejection_routes.ipynb #7cb58b74
 def _straight(case: Case, best: Found) -> Found:
     return _climbed(case, best, case.over_draws(PassedOver(case.rule)), 1 / _spread(case, case.rule)[1])
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #f1b0571f
 def _votes(case: Case, best: Found) -> Found:
     return _climbed(case, best, case.over_draws(SoftVotes(case.rule)), 1.0)
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #57c91ce4
 def _differences(case: Case, best: Found) -> Found:
     asked = torch.zeros_like(case.seeds)
     score = FiniteDifferences(case.rule, case.seeds, asked, _widths(case), shown=case.probe.shown)
@@ -137,7 +136,7 @@ def _widths(case: Case) -> tuple[Any, ...]:
     given = outputs(case.model, x, size) if case.rule.hidden else (predict(case.model, x, size),)
     return (*(v.std(0).clamp_min(1e-6) / 2 for v in given), None, None)[:3]
 
-# %% ../nbs/confidence/38_rejection_routes.ipynb #a1940019
+# %% ../nbs/confidence/38_rejection_routes.ipynb #84f94bc6
 def _density_of_accepted(case: Case) -> DensityScore | None:
     "The kernel density of clean images that the rule likes; none for a model without hidden vectors, or a class without images"
     try:
@@ -148,7 +147,7 @@ def _density_of_accepted(case: Case) -> DensityScore | None:
     except ValueError:
         return None
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #3d013a11
 def _surrogate(case: Case, best: Found) -> Found:
     score = case.budget["surrogate"] or _density_of_accepted(case)
     return best if score is None else _climbed(case, best, score, 1 / _spread(case, score)[1])
@@ -188,7 +187,7 @@ def _random_search(case: Case, best: Found) -> Found:
     }
     return case.judged(maximize(case.model, objective, case.x, case.ball, queries, **settings))
 
-# %% ../nbs/confidence/38_rejection_routes.ipynb #412c3d3b
+# %% ../nbs/confidence/38_rejection_routes.ipynb #f63ff8bd
 _SMOOTH = ("joint objective", "orthogonal steps")  # these follow the rule's own gradient
 _HARD = (
     "straight-through",
@@ -206,7 +205,7 @@ ROUTES: dict[str, Callable[[Case, Found], Found]] = {
     "random search": _random_search,
 }
 
-
+# %% ../nbs/confidence/38_rejection_routes.ipynb #09ebe063
 def fitting_routes(
     probe: RuleProbe,  # of the rule
     ball: Ball,  # the set that is attacked in
@@ -216,7 +215,6 @@ def fitting_routes(
     fits = dict.fromkeys(_SMOOTH, probe.smooth)
     fits["smooth surrogate"] = surrogate or not probe.smooth
     fits["straight-through"] = probe.passed == "useful" and (probe.hides or not probe.smooth)
-    fits["votes of its networks"] = probe.networks > 0
     fits["finite differences"] = not probe.smooth and not probe.networks
-    fits["random search"] = isinstance(ball, Linf | L2)
+    fits |= {"votes of its networks": probe.networks > 0, "random search": isinstance(ball, Linf | L2)}
     return [name for name in ROUTES if fits[name]]

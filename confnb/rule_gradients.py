@@ -32,7 +32,7 @@ def _passed(given: Tensor, value: Tensor) -> Tensor:
 
 # %% ../nbs/confidence/36_rule_gradients.ipynb #c427075c
 class StraightThrough(TorchFunctionMode):
-    """Let gradients pass roundings, signs, casts to whole numbers and `detach`, and none be switched off, in a block.
+    """Let gradients pass roundings, signs, casts to whole numbers and `detach` in a block, and none be off.
 
     What rounds in place, compares, or takes an argmax stays as it is.
 
@@ -51,22 +51,25 @@ class StraightThrough(TorchFunctionMode):
         whole = name in _CASTS and isinstance(value, Tensor) and not value.is_floating_point()
         return _passed(given, value) if name in _ROUNDING or whole else value
 
-# %% ../nbs/confidence/36_rule_gradients.ipynb #b9a35bc2
+# %% ../nbs/confidence/36_rule_gradients.ipynb #ede7e2f5
 @dataclass(frozen=True)
-class PassedOver:
-    """A rule's score, with a gradient that passes straight through what has none."""
+class _Score:
+    "A score that stands in for another one, and is shown the same"
 
-    score: Any  # a `RejectRule`, or a score like those below
+    score: Any  # a `RejectRule`, or a score like these
 
     @property
     def hidden(self) -> bool:
-        """Whether it looks at the features."""
-        return bool(self.score.hidden)
+        return bool(getattr(self.score, "hidden", True))
 
     @property
     def images(self) -> bool:
-        """Whether it looks at the images."""
-        return bool(self.score.images)
+        return bool(getattr(self.score, "images", False))
+
+# %% ../nbs/confidence/36_rule_gradients.ipynb #b9a35bc2
+@dataclass(frozen=True)
+class PassedOver(_Score):
+    """A rule's score, with a gradient that passes straight through what has none."""
 
     def __call__(
         self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
@@ -76,13 +79,13 @@ class PassedOver:
         with StraightThrough():
             return self.score(logits, features, images)
 
-# %% ../nbs/confidence/36_rule_gradients.ipynb #2caa3da4
+# %% ../nbs/confidence/36_rule_gradients.ipynb #5318a5a9
 _DRAWS = {
     "randn", "rand", "randint", "randn_like", "rand_like", "randint_like", "normal_", "uniform_", "exponential_",
     "bernoulli", "bernoulli_", "normal", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "multinomial",
 }  # fmt: skip
 
-
+# %% ../nbs/confidence/36_rule_gradients.ipynb #126467da
 class OwnDraws(TorchFunctionMode):
     """Give the rows of each example, which lie side by side in a batch, draws of its own from PyTorch, in a block."""
 
@@ -114,27 +117,16 @@ class OwnDraws(TorchFunctionMode):
 
 # %% ../nbs/confidence/36_rule_gradients.ipynb #67645afa
 @dataclass(frozen=True)
-class OverDraws:
+class OverDraws(_Score):
     """The mean of a random rule's score over draws, (N,), the same at each call.
 
     Source: Athalye, Carlini and Wagner (2018), section 4.2, expectation over transformation (EOT).
     """
 
-    score: Any  # a `RejectRule`, or another score with a gradient
     seeds: Tensor  # one for each example (N,), int64
     draws: int = 4  # how many are averaged
     alone: bool = True  # whether each draw is a call on one example, or all are one call with `OwnDraws`
     per_example = ("seeds",)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether it looks at the features."""
-        return bool(getattr(self.score, "hidden", True))
-
-    @property
-    def images(self) -> bool:
-        """Whether it looks at the images."""
-        return bool(self.score.images)
 
     def each(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
         """Compute the scores of all draws, (N, draws)."""
@@ -159,31 +151,36 @@ class OverDraws:
     ) -> Tensor:
         return self.each(logits, features, images).mean(1)
 
-# %% ../nbs/confidence/36_rule_gradients.ipynb #670530ae
+# %% ../nbs/confidence/36_rule_gradients.ipynb #7343b6a5
+def _moves(own: Tensor, like: Tensor, width: Any, salt: int, pairs: int) -> Tensor:
+    "What is added to each example, (N, pairs, ...)"
+    wide = like[:, None].expand(-1, pairs, *like.shape[1:])
+    return normal(streams(own, len(own), salt), wide) * width
+
+# %% ../nbs/confidence/36_rule_gradients.ipynb #c85ee64f
+def _both_sides(v: Tensor | None, move: Tensor | None, rows: slice, pairs: int) -> Tensor | None:
+    "The points on both sides of some examples, (n * pairs * 2, ...), or these themselves where they are not moved"
+    if v is None:
+        return None
+    both = v.detach()[rows, None, None].expand(-1, pairs, 2, *v.shape[1:])
+    if move is not None:
+        both = both + torch.stack([move[rows], -move[rows]], 2)
+    return both.flatten(0, 2)
+
+# %% ../nbs/confidence/36_rule_gradients.ipynb #7d6b01ed
 @dataclass(frozen=True)
-class FiniteDifferences:
+class FiniteDifferences(_Score):
     """A rule's score smoothed by a Gaussian, with a gradient from antithetic differences.
 
     Source: Ilyas et al. (2018), section 2.2, natural evolution strategies.
     """
 
-    score: Any  # a `RejectRule`; no gradient is asked of it
     seeds: Tensor  # one for each example (N,), int64
     asked: Tensor  # how often each was asked (N,), int64, counted here
     widths: tuple[Any, ...]  # of the Gaussian, for logits, features and images; None where a rule sees none
     pairs: int = 16  # of points, on either side
     shown: str = "together"  # or "own draws", or "alone", for a rule that draws
     per_example = ("seeds", "asked")
-
-    @property
-    def hidden(self) -> bool:
-        """Whether it looks at the features."""
-        return bool(self.score.hidden)
-
-    @property
-    def images(self) -> bool:
-        """Whether it looks at the images."""
-        return bool(self.score.images)
 
     def __call__(
         self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
@@ -192,10 +189,10 @@ class FiniteDifferences:
         own = streams(self.seeds.cpu() + self.asked.cpu(), n)
         self.asked.add_(1)
         moves = [
-            None if w is None or v is None else self._moves(own, v.detach(), w, i)
+            None if w is None or v is None else _moves(own, v.detach(), w, i, self.pairs)
             for i, (v, w) in enumerate(zip(given, self.widths, strict=True))
         ]
-        values = self._values(own, [None if v is None else v.detach() for v in given], moves)  # (N, pairs, 2)
+        values = self._values(own, given, moves)  # (N, pairs, 2)
         found, lead = values.flatten(1).mean(1), (values[..., 0] - values[..., 1]) / 2
         for v, w, move in zip(given, self.widths, moves, strict=True):
             if v is not None and move is not None:
@@ -203,28 +200,14 @@ class FiniteDifferences:
                 found = found + ((v - v.detach()) * slope.to(v)).flatten(1).sum(1)
         return found
 
-    def _moves(self, own: Tensor, like: Tensor, width: Any, salt: int) -> Tensor:
-        "What is added to each example, (N, pairs, ...)"
-        wide = like[:, None].expand(-1, self.pairs, *like.shape[1:])
-        return normal(streams(own, len(own), salt), wide) * width
-
     @torch.no_grad()
-    def _values(self, own: Tensor, given: list[Tensor | None], moves: list[Tensor | None]) -> Tensor:
-        def shown(v: Tensor | None, move: Tensor | None, rows: slice) -> Tensor | None:
-            if v is None:
-                return None
-            both = v[rows, None, None].expand(-1, self.pairs, 2, *v.shape[1:])
-            if move is not None:
-                both = both + torch.stack([move[rows], -move[rows]], 2)
-            return both.flatten(0, 2)
-
+    def _values(self, own: Tensor, given: Sequence[Any], moves: Sequence[Any]) -> Tensor:
+        "The scores at the points, (N, pairs, 2)"
         n, parts = len(own), []
         for rows in [slice(i, i + 1) for i in range(n)] if self.shown == "alone" else [slice(0, n)]:
-            points = [shown(v, m, rows) for v, m in zip(given, moves, strict=True)]
-            with (
-                _drawing(int(own[rows.start]), own.device),
-                OwnDraws(own) if self.shown == "own draws" else nullcontext(),
-            ):
+            points = [_both_sides(v, m, rows, self.pairs) for v, m in zip(given, moves, strict=True)]
+            mine = OwnDraws(own) if self.shown == "own draws" else nullcontext()
+            with _drawing(int(own[rows.start]), own.device), mine:
                 parts.append(self.score(*points))
         return torch.cat(parts).reshape(n, self.pairs, 2).float()
 
@@ -248,10 +231,14 @@ def _overheard(modules: nn.Module, classes: int) -> Iterator[list[Tensor]]:
         for handle in handles:
             handle.remove()
 
-# %% ../nbs/confidence/36_rule_gradients.ipynb #db8827a8
+# %% ../nbs/confidence/36_rule_gradients.ipynb #6fcf5543
+def _all_alike(images: Tensor) -> bool:
+    return bool((images == images[:1]).all())
+
+# %% ../nbs/confidence/36_rule_gradients.ipynb #a3d63b37
 @dataclass(frozen=True)
 class SoftVotes:
-    """The log of the mean probability, (N,), that the networks which a rule asks give to the class of the highest logit."""
+    """The log of the mean probability, (N,), that the networks which a rule asks give to the favourite class."""
 
     score: RejectRule  # a rule that holds networks with as many classes as the model
     hidden: bool = False
@@ -281,7 +268,3 @@ class SoftVotes:
             return logits.new_zeros(n)
         each = torch.cat(votes).gather(2, aim.expand(sum(map(len, votes)), n)[..., None])[..., 0]
         return each.logsumexp(0) - math.log(len(each))
-
-
-def _all_alike(images: Tensor) -> bool:
-    return bool((images == images[:1]).all())

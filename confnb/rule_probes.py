@@ -75,12 +75,12 @@ _GRADIENTS = {
     "none": "it has no gradient",
 }
 
-# %% ../nbs/confidence/37_rule_probes.ipynb #d5e4520f
+# %% ../nbs/confidence/37_rule_probes.ipynb #4d26636a
 def _rows(given: Any, rows: Any) -> list[Any]:
     "Some rows of what a rule is shown"
     return [None if v is None else v[rows] for v in given]
 
-
+# %% ../nbs/confidence/37_rule_probes.ipynb #59b5a7df
 @dataclass(frozen=True)
 class _Trial:
     "A rule, what it is shown at some points, and how far each of that is moved"
@@ -127,9 +127,8 @@ class _Slope:
 
     def differs(self, other: "_Slope") -> bool:
         "Whether another gradient points elsewhere"
-        if self.gradient is None or other.gradient is None:
-            return self.kind != other.kind
-        return bool(cosine_similarity(self.gradient, other.gradient).median() < 0.99)
+        both = [g for g in (self.gradient, other.gradient) if g is not None]
+        return self.kind != other.kind if len(both) < 2 else bool(cosine_similarity(*both).median() < 0.99)
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #5767d172
 def _gradient(trial: _Trial, score: Any) -> list[Tensor | None] | None:
@@ -229,10 +228,8 @@ def probe_rule(
 # %% ../nbs/confidence/37_rule_probes.ipynb #b511a2c5
 def _shown(trial: _Trial, random: bool, batch: bool, moved: Tensor) -> str:
     "How to show the rule: all together, or with draws that each example has of its own, or else one by one"
-    if not (random or batch):
-        return "together"
-    if batch:
-        return "alone"
+    if not random:
+        return "alone" if batch else "together"
     own = OverDraws(trial.rule, streams(trial.seed, 3), 8, alone=False)
     three = _rows(trial.given, moved)
     together = own.each(*three)
