@@ -143,6 +143,8 @@ def _density_of_accepted(case: Case) -> DensityScore | None:
         logits, hidden = outputs(case.model, case.clean, case.budget["batch_size"])
         score = rule_scores(case.model, case.rule, case.clean, case.budget["batch_size"])
         liked = score >= score.quantile(0.25)
+        if not logits.shape[1] == len(logits[liked].argmax(1).unique()):
+            return None
         return DensityScore(KDensity.relative(hidden[liked], logits[liked].argmax(1)).to(hidden.device))
     except ValueError:
         return None
