@@ -170,8 +170,13 @@ class RejectRule(nn.Module):
     def forward(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
         given = images if self.images else logits
         assert given is not None
-        score = self.score(given) if self.images or self.alone else self.score(logits, features)
-        return _one_each(score, len(given), self.name).to(given.device)
+        return _one_each(self.said(logits, features, images), len(given), self.name).to(given.device)
+
+    def said(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Any:
+        """Ask the rule for what it says, as it says it."""
+        if self.images or self.alone:
+            return self.score(images if self.images else logits)
+        return self.score(logits, features)
 
     def extra_repr(self) -> str:
         return f"{self.name}, on={self.on!r}"

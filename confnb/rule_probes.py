@@ -128,7 +128,11 @@ class _Slope:
     def differs(self, other: "_Slope") -> bool:
         "Whether another gradient points elsewhere"
         both = [g for g in (self.gradient, other.gradient) if g is not None]
-        return self.kind != other.kind if len(both) < 2 else bool(cosine_similarity(*both).median() < 0.99)
+        return (
+            self.kind != other.kind
+            if len(both) < 2
+            else bool(cosine_similarity(both[0], both[1]).median() < 0.99)
+        )
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #5767d172
 def _gradient(trial: _Trial, score: Any) -> list[Tensor | None] | None:
@@ -183,13 +187,16 @@ def _asked(trial: _Trial) -> int:
     return sum(map(len, heard)) // len(images)
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #b5b8e730
-def _refuse(rule: RejectRule, scores: Tensor, clean: int, slope: str) -> None:
+def _refuse(trial: _Trial, scores: Tensor, clean: int, slope: str) -> None:
     "Refuse scores that no threshold can be put to, and a gradient that was promised"
+    rule = trial.rule
     if bad := int(scores.isnan().sum()):
         raise UsageError(
             f"the reject rule {rule.name} gives NaN for {bad} of {len(scores)} points; look for a division by zero or the log of zero in it"
         )
-    if (scores[:clean] == -torch.inf).all():
+    with _drawing(trial.seed, scores.device):
+        no = 0 if getattr(rule.said(*trial.given), "dtype", None) == torch.bool else -torch.inf
+    if (scores[:clean] <= no).all():
         raise UsageError(
             f"the reject rule {rule.name} abstains on all of {clean} clean images; a rule that accepts nothing cannot be fooled, and is of no use"
         )
@@ -222,7 +229,7 @@ def probe_rule(
         with torch.no_grad():
             scores, same, other = trial.ask(), trial.ask(), trial.ask(seed=1)
         slope = _slope(trial, rule)
-        _refuse(rule, scores, n, slope.kind)
+        _refuse(trial, scores, n, slope.kind)
         return _told(trial, slope, _slope(trial, PassedOver(rule)), scores, same, other)
 
 # %% ../nbs/confidence/37_rule_probes.ipynb #b511a2c5

@@ -320,6 +320,7 @@ REFUSED = {
     "not float": gives(lambda z: 1.0),
     "gives NaN for": gives(lambda z: z[:, 0] * torch.nan),
     "abstains on all": gives(lambda z: torch.full_like(z[:, 0], -torch.inf)),
+    "accepts nothing": gives(lambda z: z[:, 0] > 1e9),
     "says that it is differentiable": RejectRule(gives(lambda z: z.argmax(1).float()), differentiable=True),
 }
 
