@@ -379,7 +379,7 @@ from .rule_gradients import OverDraws as OverDraws
 from .rule_gradients import OwnDraws as OwnDraws
 from .rule_gradients import PassedOver as PassedOver
 from .rule_gradients import SoftVotes as SoftVotes
-from .rule_gradients import StraightThrough as StraightThrough
+from .rule_gradients import StraightThroughMode as StraightThroughMode
 from .rule_probes import PROBED as PROBED
 from .rule_probes import RuleProbe as RuleProbe
 from .rule_probes import probe_rule as probe_rule
@@ -501,6 +501,7 @@ from .topics.shells import NoGuarantee as NoGuarantee
 from .topics.shells import Radii as Radii
 from .topics.shells import Search as Search
 from .topics.shells import Shell as Shell
+from .topics.shells import StraightThrough as StraightThrough
 from .topics.shells import Unrolled as Unrolled
 from .topics.shells import check_shell_guarantee as check_shell_guarantee
 from .topics.shells import overshoot_start as overshoot_start

@@ -170,16 +170,19 @@ class RejectRule(nn.Module):
     def forward(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Tensor:
         given = images if self.images else logits
         assert given is not None
-        return _one_each(self.said(logits, features, images), len(given), self.name).to(given.device)
-
-    def said(self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None) -> Any:
-        """Ask the rule for what it says, as it says it."""
-        if self.images or self.alone:
-            return self.score(images if self.images else logits)
-        return self.score(logits, features)
+        return _one_each(_said(self, logits, features, images), len(given), self.name).to(given.device)
 
     def extra_repr(self) -> str:
         return f"{self.name}, on={self.on!r}"
+
+# %% ../nbs/confidence/35_reject_rules.ipynb #78e59d8b
+def _said(
+    rule: RejectRule, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
+) -> Any:
+    "What a rule says, as it says it"
+    if rule.images or rule.alone:
+        return rule.score(images if rule.images else logits)
+    return rule.score(logits, features)
 
 # %% ../nbs/confidence/35_reject_rules.ipynb #1b85f790
 def _one_each(score: Any, n: int, name: str) -> Tensor:

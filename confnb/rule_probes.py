@@ -19,7 +19,7 @@ from .borrowing import borrow, device_of
 from .checks import check_images
 from .models import logits_and_features
 from .objectives import gradient_or_zero
-from .reject_rules import RejectRule
+from .reject_rules import RejectRule, _said
 from .rule_gradients import OverDraws, PassedOver, _overheard
 from .runtime import logits_of, streams
 from .sets import Ball, as_ball, take_rows, to_device
@@ -195,7 +195,7 @@ def _refuse(trial: _Trial, scores: Tensor, clean: int, slope: str) -> None:
             f"the reject rule {rule.name} gives NaN for {bad} of {len(scores)} points; look for a division by zero or the log of zero in it"
         )
     with _drawing(trial.seed, scores.device):
-        no = 0 if getattr(rule.said(*trial.given), "dtype", None) == torch.bool else -torch.inf
+        no = 0 if getattr(_said(rule, *trial.given), "dtype", None) == torch.bool else -torch.inf
     if (scores[:clean] <= no).all():
         raise UsageError(
             f"the reject rule {rule.name} abstains on all of {clean} clean images; a rule that accepts nothing cannot be fooled, and is of no use"
