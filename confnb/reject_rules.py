@@ -176,9 +176,7 @@ class RejectRule(nn.Module):
         return f"{self.name}, on={self.on!r}"
 
 # %% ../nbs/confidence/35_reject_rules.ipynb #78e59d8b
-def _said(
-    rule: RejectRule, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
-) -> Any:
+def _said(rule: RejectRule, logits: Any, features: Tensor | None = None, images: Tensor | None = None) -> Any:
     "What a rule says, as it says it"
     if rule.images or rule.alone:
         return rule.score(images if rule.images else logits)
