@@ -167,6 +167,11 @@ def _comes_last(logits: Tensor, label: Tensor) -> Tensor:
     others = logits.scatter(1, label[:, None], torch.inf).amin(1, keepdim=True)
     return logits.scatter(1, label[:, None], others)
 
+# %% ../nbs/confidence/28_detector_attacks.ipynb #3df70d76
+def _scored(score: Score, logits: Tensor, features: Tensor | None, z: Tensor) -> Tensor:
+    "The scores of a detector; one that says `images = True` is shown the points as well"
+    return score(logits, features, z) if getattr(score, "images", False) else score(logits, features)
+
 # %% ../nbs/confidence/28_detector_attacks.ipynb #1745370a
 @dataclass(frozen=True)
 class WrongAndNormal:
@@ -175,10 +180,14 @@ class WrongAndNormal:
     label: Tensor  # right labels (N,)
     score: Score  # a detector, called on `(logits, features)`; it is shown the right class last
     weight: float = 1.0  # of the score
-    hidden: ClassVar[bool] = True
 
-    def __call__(self, logits: Tensor, z: Tensor, features: Tensor) -> Tensor:
-        score = self.score(_comes_last(logits, self.label), features).to(logits)
+    @property
+    def hidden(self) -> bool:
+        """Whether the score looks at the features."""
+        return bool(getattr(self.score, "hidden", True))
+
+    def __call__(self, logits: Tensor, z: Tensor, features: Tensor | None = None) -> Tensor:
+        score = _scored(self.score, _comes_last(logits, self.label), features, z).to(logits)
         return WrongConfidence(self.label)(logits) + self.weight * score
 
 # %% ../nbs/confidence/28_detector_attacks.ipynb #50dcb72b
@@ -188,12 +197,15 @@ class ScoreOfMistake:
 
     label: Tensor  # right labels (N,)
     score: Score  # a detector, called on `(logits, features)`
-    hidden: ClassVar[bool] = True
 
-    def __call__(self, logits: Tensor, z: Tensor, features: Tensor) -> Tensor:
-        return torch.where(
-            Margin(self.label)(logits) > 0, self.score(logits, features).to(logits), -torch.inf
-        )
+    @property
+    def hidden(self) -> bool:
+        """Whether the score looks at the features."""
+        return bool(getattr(self.score, "hidden", True))
+
+    def __call__(self, logits: Tensor, z: Tensor, features: Tensor | None = None) -> Tensor:
+        score = _scored(self.score, logits, features, z).to(logits)
+        return torch.where(Margin(self.label)(logits) > 0, score, -torch.inf)
 
 # %% ../nbs/confidence/28_detector_attacks.ipynb #b1290972
 def _without_harm(a: Tensor, b: Tensor) -> Tensor:
@@ -216,11 +228,15 @@ class OrthogonalSteps:
 
     label: Tensor  # right labels (N,)
     score: Score  # a detector, called on `(logits, features)`
-    hidden: ClassVar[bool] = True
 
-    def __call__(self, logits: Tensor, z: Tensor, features: Tensor) -> Tensor:
+    @property
+    def hidden(self) -> bool:
+        """Whether the score looks at the features."""
+        return bool(getattr(self.score, "hidden", True))
+
+    def __call__(self, logits: Tensor, z: Tensor, features: Tensor | None = None) -> Tensor:
         margin = Margin(self.label)(logits)
-        score = self.score(_comes_last(logits, self.label), features).to(logits)
+        score = _scored(self.score, _comes_last(logits, self.label), features, z).to(logits)
         towards, up = (gradient_or_zero(v, z, keep_graph=True) for v in (margin, score))
         wrong = (margin > 0).reshape(-1, *[1] * (z.ndim - 1))
         direction = torch.where(wrong, _without_harm(up, towards), _without_harm(towards, up))

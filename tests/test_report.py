@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from typer.testing import CliRunner
 
-from confnb import basics, detectors
+from confnb import basics, detectors, reject_rules
 from confnb import statistics as regularization
 from confnb.architectures import Normalize
 from confnb.attacks import pgd
@@ -507,8 +507,8 @@ def test_detectors_of_logits_are_the_formulas():
     logits = torch.randn(50, 7, generator=generator(0)) * 3
     p = logits.double().softmax(1)
     torch.testing.assert_close(detectors.confidence_score(logits), (p.amax(1) / (1 - p.amax(1))).log(), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(specs.negative_entropy(logits).double(), (p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
-    assert torch.equal(specs.max_logit(logits), logits.max(1).values)
+    torch.testing.assert_close(reject_rules.negative_entropy(logits).double(), (p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(reject_rules.max_logit(logits), logits.max(1).values)
     sure = torch.tensor([[0.0, 20.0], [0.0, 60.0]])
     assert sure.softmax(1).amax(1).unique().numel() == 1 and detectors.confidence_score(sure).tolist() == [20, 60]
 
@@ -794,7 +794,7 @@ def test_pickles_of_every_protocol_are_refused(tmp_path, protocol):
 
 @pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])
 def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, name):
-    found = reporting.report(small_model, digits, "linf:0.1", {name: lazy}, {name: specs.OfLogits(specs.max_logit)}, out="mine", points=12, say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", {name: lazy}, {name: specs.OfLogits(reject_rules.max_logit)}, out="mine", points=12, say=lambda line: None)
     assert found.page.exists() and name in found.figures["detectors"].axes[0].get_yticklabels()[0].get_text().replace("\\$", "$")
 
 
