@@ -72,7 +72,9 @@ def of_trails(
 ) -> list[Indicator]:
     """Say how often an attack returned less than it had seen, or stopped while it was gaining."""
     lost = sum(float(t.seen.max()) > t.returned + LOST for t in trails)
-    late = sum(len(t.seen) > 9 and float(t.best[-1] - t.best[-1 - len(t.seen) // 10]) > RISING for t in trails)
+    late = sum(
+        len(t.seen) > 9 and float(t.best[-1] - t.best[-1 - len(t.seen) // 10]) > RISING for t in trails
+    )
     return [
         Indicator(
             "the best point seen is returned",

@@ -45,9 +45,10 @@ class Indicator:
 COLUMNS = ("name", "share", "low", "high", "of", "most", "fine", "measured", "meaning", "advice")
 
 
-def indicator_table(
-    found: Sequence[Indicator],
-) -> pd.DataFrame:
+def indicator_table(found: Sequence[Indicator]) -> pd.DataFrame:
     """List indicators, a row each: `name share low high of most fine measured meaning advice`."""
-    rows = [vars(i) | {"share": i.share, "low": i.interval[0], "high": i.interval[1], "fine": i.fine} for i in found]
+    rows = [
+        vars(i) | {"share": i.share, "low": i.interval[0], "high": i.interval[1], "fine": i.fine}
+        for i in found
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -100,7 +100,10 @@ def plant(
     """
     own = streams(seed, 1)
     several = lambda n, salt: streams(own.expand(n) + torch.arange(n), n, salt)  # noqa: E731
-    near, far = ball.random(x.expand(inner, -1, -1, -1), several(inner, 1)), _rim(ball, x.expand(rim, -1, -1, -1), several(rim, 2))
+    near, far = (
+        ball.random(x.expand(inner, -1, -1, -1), several(inner, 1)),
+        _rim(ball, x.expand(rim, -1, -1, -1), several(rim, 2)),
+    )
     near = ball.project(x + 0.9 * (near - x), x) if isinstance(ball, PLAIN) else near
     points = torch.cat([x, near, far]).to(device_of(model))
     with borrow(model), torch.no_grad():
@@ -114,7 +117,9 @@ def plant(
     return Planted(Replanted(model, weight, bias).eval(), far[which : which + 1], int(y), wrong)
 
 # %% ../../nbs/evaluation/55_planted.ipynb #cc8f6d99
-def _readout(inner: Tensor, rim: Tensor, classes: int, right: int, wrong: int) -> tuple[Tensor, Tensor, int] | None:
+def _readout(
+    inner: Tensor, rim: Tensor, classes: int, right: int, wrong: int
+) -> tuple[Tensor, Tensor, int] | None:
     "Weights (K, D), biases (K,) and which rim point they call wrong; None where none stands out"
     aim = _discriminant(inner, rim)
     middle = inner.mean(0)

@@ -33,7 +33,9 @@ FEW = 64  # images for what is costly to look at
 # %% ../../nbs/evaluation/56_signs.ipynb #2c4c667a
 def _worse_than_chance(wrong: int, n: int, classes: int) -> Indicator:
     "Whether the model's right answers could be luck"
-    enough = next((k for k in range(n // classes, n + 1) if k and binomial_interval(k, n)[0] > 1 / classes), n)
+    enough = next(
+        (k for k in range(n // classes, n + 1) if k and binomial_interval(k, n)[0] > 1 / classes), n
+    )
     return Indicator(
         "the model does better than chance",
         wrong,
@@ -98,8 +100,8 @@ def _other_batch(model: nn.Module, x: Tensor) -> Indicator:
     )
 
 # %% ../../nbs/evaluation/56_signs.ipynb #75ee8103
-def _in_float64(model: nn.Module, x: Tensor) -> Indicator:
-    "Where float64 answers otherwise; of no image where the model cannot be asked in it"
+def _in_float64(model: nn.Module, x: Tensor, steady: bool = True) -> Indicator:
+    "Where float64 answers otherwise; of no image where the model cannot be asked in it, or never says the same"
     few, bad, of, said = x[:FEW], 0, 0, "the model cannot be asked in float64"
     try:
         exact = copy.deepcopy(model).double()
@@ -108,7 +110,8 @@ def _in_float64(model: nn.Module, x: Tensor) -> Indicator:
         fine = getattr(fine, "logits", fine).softmax(1)
         mine = predict(model, few).to(fine).softmax(1)
         apart = (mine - fine).abs().amax(1)
-        bad, of, said = int((apart > PRECISION).sum()), len(few), f"float64 changes probabilities by at most {float(apart.max()):.1g}"
+        bad, of = (int((apart > PRECISION).sum()), len(few)) if steady else (0, 0)
+        said = f"float64 changes probabilities by at most {float(apart.max()):.1g}"
     except Exception as e:  # somebody else's model, in a precision that it was not written for
         said += f" ({type(e).__name__})"
     return Indicator(
@@ -131,16 +134,19 @@ def of_answers(
     """Look at the answers to clean images: chance, ties, precision, and whether they stay the same."""
     wrong = int((clean.prediction != clean.label).sum())
     first = torch.as_tensor(clean.confidence.to_numpy())
+    twice = _twice(model, x, first)
     return [
         _worse_than_chance(wrong, len(x), classes),
         _ties(predict(model, x)),
-        _in_float64(model, x),
-        _twice(model, x, first),
+        _in_float64(model, x, twice.fine),
+        twice,
         _other_batch(model, x),
     ]
 
 # %% ../../nbs/evaluation/56_signs.ipynb #19739cb0
-MAX_ZERO_GRADIENT = 0.02  # the share of images that may have no gradient; more is more than a table's own uncertainty
+MAX_ZERO_GRADIENT = (
+    0.02  # the share of images that may have no gradient; more is more than a table's own uncertainty
+)
 EXPLODES = 1e3  # by how much a gradient may promise more than a small step gives
 
 # %% ../../nbs/evaluation/56_signs.ipynb #28fb1df4
@@ -214,7 +220,9 @@ def zero_gradient_fraction(
 # %% ../../nbs/evaluation/56_signs.ipynb #779a3ff6
 def _counted(places: dict[str, Tensor], words: str) -> tuple[int, int, str]:
     "The largest count over the places, of how many, and all of them in words"
-    shares = ", ".join(f"{words} at {_percent(float(v.float().mean()))} {where}" for where, v in places.items())
+    shares = ", ".join(
+        f"{words} at {_percent(float(v.float().mean()))} {where}" for where, v in places.items()
+    )
     worst = max(places.values(), key=lambda v: int(v.sum()))
     return int(worst.sum()), len(worst), shares
 
@@ -255,9 +263,21 @@ def of_gradients(
         places["at random points of the set"] = ball.random(x, streams(0, len(x)))
     seen = {where: slopes(model, z, y, ball) for where, z in places.items()}
     signs = {
-        "the loss has gradients": ({w: s.zero | s.broken for w, s in seen.items()}, "none", MAX_ZERO_GRADIENT),
-        "gradients are numbers": ({w: s.broken for w, s in seen.items()}, "NaN or infinite", MAX_ZERO_GRADIENT),
-        "the loss is not rounded away": ({w: s.rounded for w, s in seen.items()}, "rounded", MAX_ZERO_GRADIENT),
+        "the loss has gradients": (
+            {w: s.zero | s.broken for w, s in seen.items()},
+            "none",
+            MAX_ZERO_GRADIENT,
+        ),
+        "gradients are numbers": (
+            {w: s.broken for w, s in seen.items()},
+            "NaN or infinite",
+            MAX_ZERO_GRADIENT,
+        ),
+        "the loss is not rounded away": (
+            {w: s.rounded for w, s in seen.items()},
+            "rounded",
+            MAX_ZERO_GRADIENT,
+        ),
         "a small step along the gradient pays": (
             {w: (s.stepped & ~s.climbs)[s.stepped] for w, s in seen.items() if s.stepped.any()},
             "it does not",
@@ -269,5 +289,9 @@ def of_gradients(
             0.05,
         ),
     }
-    return [Indicator(name, *counts[:2], most, counts[2], *MEANINGS[name])
-            for name, (where, words, most) in signs.items() if where for counts in [_counted(where, words)]]
+    return [
+        Indicator(name, *counts[:2], most, counts[2], *MEANINGS[name])
+        for name, (where, words, most) in signs.items()
+        if where
+        for counts in [_counted(where, words)]
+    ]
