@@ -23,7 +23,8 @@ from .borrowing import device_of
 from .checks import check_images, check_labels, check_number, label_tensor
 from .detectors import DensityGap, KDensity
 from .found import Found, keep_better, with_wrong_confidence
-from .maxconfidence import first_length, max_confidence
+from .pieces import first_length
+from .maxconfidence import max_confidence
 from .nearest import SEARCH_C, CarliniWagner, SearchC, cw_l2, search_c
 from .objectives import Margin, Nearest, Objective, TargetMargin, WrongConfidence, gradient_or_zero
 from .rules import StraightRule

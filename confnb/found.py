@@ -31,6 +31,7 @@ class Found:
     passes: Tensor  # passes spent on each example (N,), int64: forward and back, or questions of a blind rule
     wrong_confidence: Tensor | None = None  # the highest wrong-class probability there (N,), where known
     seconds: float = 0.0  # that all of it took, on the clock
+    gained: Tensor | None = None  # of wrong confidence, by the last doubling of the runs (N,), where known
 
     @property
     def prediction(self) -> Tensor:
@@ -73,7 +74,8 @@ def concat(parts: list[Found]) -> Found:
     column = lambda name: [getattr(p, name) for p in parts]  # noqa: E731
     tensors = {f.name: column(f.name) for f in fields(Found) if f.name != "seconds"}
     joined: dict[str, Any] = {
-        name: None if values[0] is None else torch.cat(values) for name, values in tensors.items()
+        name: None if any(v is None for v in values) else torch.cat(values)
+        for name, values in tensors.items()
     }
     return Found(**joined, seconds=sum(column("seconds")))
 
@@ -92,7 +94,7 @@ def keep_better(
             merged[name] = merged[name].clone()
             merged[name][rows[better]] = getattr(found, name)[better].to(merged[name])
     merged["passes"] = best.passes.index_add(0, rows, found.passes)
-    return Found(**merged | {"seconds": best.seconds + found.seconds})
+    return Found(**merged | {"seconds": best.seconds + found.seconds, "gained": None})
 
 # %% ../nbs/foundations/15_found.ipynb #966b6acc
 def best_of_each(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .checks import check_images, check_number, check_seed
 from .found import Found, best_of_each, keep_better, score_points
-from .maxconfidence import first_length
+from .pieces import first_length
 from .objectives import LogConfidence, LogOdds
 from .rules import AdamRule
 from .runtime import predict, streams

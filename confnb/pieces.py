@@ -6,6 +6,7 @@
 __all__ = ['Looks', 'in_members', 'first_lengths', 'first_length', 'each_place']
 
 # %% ../nbs/foundations/15_pieces.ipynb #81a74684
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,7 +57,7 @@ def first_length(
     share: float = 1.0,  # of its radius
     x: Tensor | None = None,  # images (N, C, H, W), for sets that name no radius
 ) -> Any:  # a number, one for each example (N,), or for a union a tuple with either for each member
-    """Measure the first step by the radius of the set; in an `L0`, which counts values, it is at most 8."""
+    """Measure the first step by the radius of the set: at most the largest that fits the box, in an `L0` 8 values."""
     if isinstance(ball, Union):
         return tuple(first_length(b, share, x) for b in ball.members)
     if (eps := getattr(ball, "eps", None)) is None:
@@ -65,10 +66,10 @@ def first_length(
                 f"{type(ball).__name__} names no radius `eps`, so it is measured at images: give them"
             )
         eps = radius(ball, x)
-    length = each_size(eps, lambda e: share * e)
-    if not isinstance(ball, L0):
-        return length
-    return length.clamp_max(8.0) if isinstance(length, Tensor) else min(length, 8.0)
+    length, most = each_size(eps, lambda e: share * e), 8.0 if isinstance(ball, L0) else math.inf
+    if x is not None and hasattr(ball, "largest"):
+        most = min(most, ball.largest(x))
+    return length.clamp_max(most) if isinstance(length, Tensor) else min(length, most)
 
 # %% ../nbs/foundations/15_pieces.ipynb #5f5b10df
 def each_place(

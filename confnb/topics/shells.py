@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..checks import check_images, check_labels
 from ..found import Found
-from ..maxconfidence import first_length, max_confidence
+from ..pieces import first_length
+from ..maxconfidence import max_confidence
 from ..neighbours import best_label, each_label
 from ..objectives import LogOdds, Margin
 from ..runtime import predict
