@@ -9,7 +9,6 @@ __all__ = ['Rounded', 'Thermometer', 'cosines', 'Jpeg', 'Scaled', 'Distilled', '
 
 # %% ../../nbs/evaluation/66_broken.ipynb #d6ecf488
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

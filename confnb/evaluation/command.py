@@ -6,6 +6,7 @@
 __all__ = ['evaluate_command']
 
 # %% ../../nbs/evaluation/64_command.ipynb #7cfafe19
+import json
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,15 @@ import torch
 import typer
 import yaml
 
-from ..basics import UsageError
+from ..basics import UsageError, write_text
 from ..borrowing import pick_device
+from .gate import Condition, parse_condition
 from .loading import _deliberate, model_from
-from .report_page import _free
+from .report_page import Report, _free
 from .reporting import _check_numbers, report
-from .specs import USUAL, _loaded, attack_from
+from .specs import _loaded, attack_from
 from .threats import threat_from
+from .trust import effort_of
 
 # %% ../../nbs/evaluation/64_command.ipynb #27c49c67
 def _numbers(text: str | None, name: str) -> list[float] | None:
@@ -101,6 +104,19 @@ def _in_words() -> Iterator[None]:
         )
         raise typer.Exit(1) from e
 
+# %% ../../nbs/evaluation/64_command.ipynb #06d3baf3
+def _judge(found: Report, conditions: Sequence[Condition], strict: bool) -> None:
+    """End with status 3 where a condition holds, or where nothing can be judged and somebody asked for it."""
+    if not found.sound and (strict or conditions):
+        why = "no condition can be judged" if conditions else "and --strict was given"
+        typer.echo(f"confnb: the evaluation is not sound, {why}", err=True)
+        raise typer.Exit(3)
+    held = [c for c in conditions if c.holds(found.tables)]
+    for c in held:
+        typer.echo(f"confnb: {c} holds: it is {c.measure(found.tables):.4g}", err=True)
+    if held:
+        raise typer.Exit(3)
+
 # %% ../../nbs/evaluation/64_command.ipynb #71f23b1d
 def evaluate_command(
     model: Annotated[
@@ -122,11 +138,11 @@ def evaluate_command(
         Path | None, typer.Option(metavar="FILE", help="The model's weights, safetensors.")
     ] = None,
     attacks: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Names with commas between; also foolbox:NAME, torchattacks:NAME, package.module:function."
+            help="Names with commas between, in place of the effort's; also foolbox:NAME, torchattacks:NAME, package.module:function."
         ),
-    ] = ",".join(USUAL),
+    ] = None,
     detectors: Annotated[
         str, typer.Option(help="confidence, max-logit, entropy, non-me, kdensity, package.module:function.")
     ] = "confidence,max-logit,entropy",
@@ -139,7 +155,24 @@ def evaluate_command(
         list[str] | None,
         typer.Option("--option", metavar="NAME=VALUE", help="A setting of the factory; repeatable."),
     ] = None,
-    points: Annotated[int, typer.Option(help="How many test images are attacked.", min=1)] = 300,
+    points: Annotated[int | None, typer.Option(help="How many test images are attacked.", min=1)] = None,
+    effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A look in passing: 60 images, one attack, one radius.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Attack a model at chance all the same.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 3 where the evaluation is not sound.")
+    ] = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if", metavar="CONDITION", help="Exit with status 3 if 'failure@.9 > .05'; repeatable."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the card of the report here.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random draws.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -147,14 +180,13 @@ def evaluate_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _in_words():
         _free(out)
-        names, looks, sizes = (
-            _words(attacks),
-            _words(detectors),
-            (_numbers(mean, "--mean"), _numbers(std, "--std")),
-        )
+        names, looks = None if attacks is None else _words(attacks), _words(detectors)
+        sizes = _numbers(mean, "--mean"), _numbers(std, "--std")
         place, settings, ball = _device(device), _options(options or []), threat_from(threat)
+        conditions, effort = [parse_condition(text) for text in fail_if or []], "quick" if quick else effort
         _check_numbers(points, seed)
-        for name in names:
+        effort_of(effort)
+        for name in names or ():
             attack_from(name, ball, seed)
         loaded = _loaded(data, looks)
         network = model_from(model, loaded, weights, *sizes, settings, seed).to(place)
@@ -165,9 +197,11 @@ def evaluate_command(
             "std": std,
             "option": options or [],
         }
-        found = report(
-            network, loaded, threat, names, looks, out, points=points, seed=seed, say=typer.echo, told=told
-        )
+        how: Any = {"effort": effort, "points": points, "seed": seed, "force": force, "told": told}
+        found = report(network, loaded, threat, names, looks, out, say=typer.echo, **how)
+        if json_file is not None:
+            write_text(json_file, json.dumps(found.card, indent=1, ensure_ascii=False) + "\n")
     for sentence in found.summary:
         typer.echo(sentence)
     typer.echo(found.page)
+    _judge(found, conditions, strict)

@@ -6,6 +6,7 @@
 __all__ = ['success_figure', 'calibration_figure', 'detector_figure', 'radius_figure', 'sample_figure', 'samples']
 
 # %% ../../nbs/evaluation/60_report_figures.ipynb #45bb4e93
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,16 +49,33 @@ def _axes(width: float = 6.2, height: float = 3.8) -> tuple[Any, Any]:
 # %% ../../nbs/evaluation/60_report_figures.ipynb #a55b764b
 def success_figure(
     curves: Mapping[str, pd.DataFrame],  # of `success_fail`, by the attack's name
+    doubt: str = "",  # why the evaluation is not sound: all is then grey, and says so
 ) -> Any:
     """Draw the success-fail curve of each attack by its name, with a mark at the threshold 1/2.
 
     The curve of all attacks together has its band.
     """
     fig, ax = _axes()
-    looks = {name: look | {"label": _plain(name)} for name, look in _inks(list(curves)).items()}
+    grey = {"color": "#aaaaaa"} if doubt else {}
+    looks = {name: look | {"label": _plain(name)} | grey for name, look in _inks(list(curves)).items()}
     for name, curve in curves.items():
         plot_success_fail({name: curve}, ax, band=name == TOGETHER, look=looks.__getitem__)
-    ax.plot([], [], "o", color="#000000", markersize=6, markeredgecolor="white", label="threshold 1/2")
+    ink = grey or {"color": "#000000"}
+    ax.plot([], [], "o", **ink, markersize=6, markeredgecolor="white", label="threshold 1/2")
+    if doubt:
+        said = "\n".join(textwrap.wrap(_plain(doubt), 58)[:5])
+        box = {"facecolor": "white", "edgecolor": "#d55e00", "boxstyle": "round"}
+        ax.text(
+            0.5,
+            0.55,
+            said,
+            transform=ax.transAxes,
+            ha="center",
+            va="center",
+            color="#a04000",
+            fontsize=9,
+            bbox=box,
+        )
     ax.set(xlabel="failure rate on attacked images", ylabel="success rate on clean images")
     ax.legend(loc="lower right", fontsize=8)
     return fig
@@ -163,7 +181,7 @@ def samples(
 
     Gives the images followed by the mistakes (2 M, C, H, W), and a table with a row for each.
     """
-    images = torch.cat([x, max_confidence(model, x, y, ball, seed=seed).x])
+    images = torch.cat([x, max_confidence(model, x, y, ball, seed=seed, effort="quick").x])
     sure, said = (v.cpu() for v in predict(model, images).softmax(1).max(1))
     n = len(x)
     return images.cpu(), pd.DataFrame(

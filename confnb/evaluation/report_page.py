@@ -21,6 +21,7 @@ import pandas as pd
 from torch import Tensor
 
 from ..basics import UsageError, alone, foreign, template, writable
+from .gate import report_card
 from confnb.evaluation.report_figures import (
     calibration_figure,
     detector_figure,
@@ -47,6 +48,16 @@ class Report:
     def __repr__(self) -> str:
         return "\n".join(self.summary)
 
+    @property
+    def sound(self) -> bool:
+        """Tell whether the evaluation passed its own checks."""
+        return bool(self.manifest["sound"])
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Give the card: threat, attacker, checks, numbers with intervals, versions and seed."""
+        return report_card(self.tables, self.manifest)
+
     @cached_property
     def figures(self) -> dict[str, Any]:
         """Draw the figures when first asked for, by name: curve, calibration, detectors, radii, samples."""
@@ -58,12 +69,13 @@ class Report:
         )
         with plt.rc_context(STYLE):
             figures = {
-                "curve": success_figure(curves),
+                "curve": success_figure(curves, "" if self.sound else self.summary[0]),
                 "calibration": calibration_figure(tables["calibration"]),
             }
             if len(tables["detectors"]):
                 figures["detectors"] = detector_figure(tables["detectors"])
-            figures["radii"] = radius_figure(tables["radii"], self.manifest["norm"])
+            if len(tables["radii"]) > 1:
+                figures["radii"] = radius_figure(tables["radii"], self.manifest["norm"])
             figures["samples"] = sample_figure(tables["samples"], self.images)
         for figure in figures.values():
             plt.close(figure)
@@ -75,6 +87,7 @@ _TABLES = (
     "rejection",
     "calibration",
     "detectors",
+    "implied",
     "radii",
     "checks",
     "warnings",

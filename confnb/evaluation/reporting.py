@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReportOptions', 'report']
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #1b25c31e
+# %% ../../nbs/evaluation/63_reporting.ipynb #bc47570a
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,18 @@ from typing_extensions import Unpack
 
 from ..basics import UsageError, versions, with_defaults
 from ..borrowing import device_name, device_of
-from .checks import CERTAIN, ELSEWHERE, _some, radius_table, run_checks
-from .loading import check_model
+from confnb.evaluation.checks import (
+    CERTAIN,
+    ELSEWHERE,
+    implied_table,
+    of_implied,
+    radius_table,
+    run_checks,
+    with_own_radius,
+)
+from .gate import attacker_words, gate_of
+from .indicators import indicator_table
+from .loading import check_model, refuse_chance
 from .report_figures import samples
 from .report_page import Report, _alone, _free, write
 from confnb.evaluation.report_tables import (
@@ -34,16 +44,9 @@ from confnb.evaluation.report_tables import (
     detector_table,
     warning_table,
 )
-from confnb.evaluation.specs import (
-    TOGETHER,
-    USUAL,
-    Notes,
-    ProjectOutside,
-    _loaded,
-    _named_attacks,
-    _named_scores,
-)
+from .specs import TOGETHER, Notes, ProjectOutside, _loaded, _named_attacks, _named_scores
 from .threats import PLAIN, check_threat, threat_from, threat_word
+from .trust import ReportEffort, _roughly, _spread, effort_of, examine, expected_seconds
 from ..found import Attack
 from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
@@ -51,11 +54,11 @@ from ..sets import Ball
 from ..statistics import calibration_error, reliability
 from ..tables import Score, evaluate
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #48787a9c
-def _check_numbers(points: int, seed: int) -> None:
+# %% ../../nbs/evaluation/63_reporting.ipynb #d9139670
+def _check_numbers(points: int | None, seed: int) -> None:
     """Refuse numbers that would stop the attacks."""
     try:
-        points, seed = operator.index(points), operator.index(seed)
+        points, seed = 1 if points is None else operator.index(points), operator.index(seed)
     except TypeError as e:
         raise UsageError(f"points and seed must be whole numbers, not {points!r} and {seed!r}") from e
     if points < 1:
@@ -65,50 +68,58 @@ def _check_numbers(points: int, seed: int) -> None:
             f"the seed must lie between -2^63 and 2^63 - 1, as {seed} does not; any small number will do"
         )
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #0fbb22a7
+# %% ../../nbs/evaluation/63_reporting.ipynb #d1094324
 class ReportOptions(TypedDict, total=False):
     """The settings of a report that have little to do with the model, as keywords."""
 
-    points: int  # how many test images are attacked, of each class about the same share; 300 by default
+    effort: str  # how much is tried: "quick", "standard" (the default) or "thorough"
+    points: int | None  # how many test images are attacked, of each class about the same share
     seed: int  # of the random draws; 0 by default
+    force: bool  # whether a model at chance is attacked all the same
     say: Callable[[str], None]  # is told of each step as it ends; `print` by default
     told: Mapping[str, Any] | None  # more parameters for the manifest
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #a32502a6
-_DEFAULTS = {"points": 300, "seed": 0, "say": print, "told": None}
+# %% ../../nbs/evaluation/63_reporting.ipynb #aa9e6245
+_DEFAULTS = {"effort": "standard", "points": None, "seed": 0, "force": False, "say": print, "told": None}
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #7567c501
+# %% ../../nbs/evaluation/63_reporting.ipynb #bf9887fc
 def report(
     model: nn.Module,  # maps images (N, C, H, W) in [0, 1] to logits (N, K); comes back as it was
     data: Data | str,  # a `Data`, or a name such as "digits" that `load_data` knows
     threat: Ball | str,  # the attack set, such as `Linf(8/255)` or "linf:8/255"
-    attacks: Sequence[str] | Mapping[str, Attack] = USUAL,  # for `attack_from`, or functions by name
+    # names for `attack_from`, or functions by name; None: those of the effort
+    attacks: Sequence[str] | Mapping[str, Attack] | None = None,
     # names for `detector_from`, or functions of `(logits, features)` by name
     detectors: Sequence[str] | Mapping[str, Score] = ("confidence", "max-logit", "entropy"),
     out: str | Path = "",  # the folder to write: new, or with no files of these names but a report's
-    **options: Unpack[ReportOptions],  # points, seed, say, told
+    **options: Unpack[ReportOptions],  # effort, points, seed, force, say, told
 ) -> Report:
     """Report what the model's confidence on the data is worth under the threat.
 
-    Page, tables and figures go to `out` where it is given. Attack tables are cached: an interrupted call
-    goes on where it was. The report also lists the warnings that attacks gave, how many of their points
-    lay outside the set, and checks of the numbers: read those first.
+    The first sentence is the verdict on the evaluation itself; where that is not sound no number under attack is
+    in the summary. Page, tables and figures go to `out` where it is given. Attack tables are cached: an
+    interrupted call goes on where it was.
 
-    Raises UsageError: something about the request does not fit; nothing is written.
+    Raises UsageError: something about the request does not fit, or the model is no better than chance; nothing
+      is written.
     """
     start, ball, how = time.perf_counter(), threat_from(threat), with_defaults(options, _DEFAULTS)
     _check_numbers(how["points"], how["seed"])
+    how["effort"] = effort = effort_of(how["effort"])
     data = _loaded(data, detectors) if isinstance(data, str) else data
     check_threat(ball, data.x_test[:1])
     check_model(model, data)
     folder = _free(out) if out else None
-    given, scores = _named_attacks(attacks, ball, how["seed"]), _named_scores(detectors, model, data)
+    how["points"] = min(how["points"] or effort.points, len(data.x_test))
+    given = _named_attacks(effort.attacks if attacks is None else attacks, ball, how["seed"], effort.search)
+    scores = _named_scores(detectors, model, data)
     parameters = {
         "data": data.title,
         "threat": threat if isinstance(threat, str) else threat_word(ball),
         "attacks": list(given),
         "detectors": list(scores),
-        "points": min(how["points"], len(data.x_test)),
+        "effort": options.get("effort", "standard"),
+        "points": how["points"],
         "seed": how["seed"],
         **(how["told"] or {}),
     }
@@ -117,7 +128,7 @@ def report(
         parts = _tables(model, data, ball, given, columns, how)
         return _finished(model, data, ball, parts, list(scores), parameters, folder, how, start)
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #e8a764de
+# %% ../../nbs/evaluation/63_reporting.ipynb #634786e8
 def _tables(
     model: nn.Module,
     data: Data,
@@ -128,18 +139,13 @@ def _tables(
 ) -> dict[str, Any]:
     """Choose the images to attack, and make the tables that take time."""
     device, rows = device_of(model), stratified_order(data.y_test)[: how["points"]].sort().values
-    x, y = data.x_test[rows].to(device), data.y_test[rows].to(device)
+    x, y, effort = data.x_test[rows].to(device), data.y_test[rows].to(device), how["effort"]
     held = stratified_order(data.y_val)[: max(1000, 4 * how["points"])]
-
-    def step(name: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        made = work()
-        how["say"](f"  {name:<28} {time.perf_counter() - start:7.1f} s")
-        return made
-
-    how["say"](
-        f"{data.title}: {len(x)} test images, {len(held)} held out, {threat_word(ball)}, {device_name(device)}"
-    )
+    step = partial(_step, how["say"])
+    about = f"{data.title}: {len(x)} test images, {len(held)} held out, {threat_word(ball)}, {device_name(device)}"
+    how["say"](about)
+    step("clean accuracy", partial(_look_first, model, data, how))
+    how["say"](f"  about {_roughly(expected_seconds(model, x, list(attacks), len(x), effort))} to go")
     x_held, y_held = data.x_val[held].to(device), data.y_val[held].to(device)
     clean = step("held-out images", partial(evaluate, model, x_held, y_held, scores=scores, cache=True))
     natural = evaluate(model, x, y, scores=scores, cache=True)
@@ -149,18 +155,37 @@ def _tables(
     for name, attack in attacks.items():
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
-    some = _some(y)
-    radii = step("other radii", lambda: radius_table(model, x[some], y[some], ball, how["seed"]))
-    heard = notes | ({ELSEWHERE: Notes([], warnings=w)} if (w := radii.attrs["warnings"]) else {})
-    return {
-        "x": x,
-        "y": y,
-        "held": clean,
-        "table": pd.concat(each, ignore_index=True),
-        "radii": radii,
-        "notes": notes,
-        "heard": heard,
-    }
+    made = {"x": x, "y": y, "held": clean, "table": pd.concat(each, ignore_index=True), "notes": notes}
+    made["radii"] = step("other radii", partial(_radii, model, made, ball, how))
+    made["heard"] = notes | (
+        {ELSEWHERE: Notes([], warnings=w)} if (w := made["radii"].attrs["warnings"]) else {}
+    )
+    tests = partial(examine, model, x, y, made["table"], attacks, ball, effort)
+    return made | {"tests": step("tests of the evaluation", tests)}
+
+# %% ../../nbs/evaluation/63_reporting.ipynb #781eaf36
+def _step(say: Callable[[str], None], name: str, work: Callable[[], Any]) -> Any:
+    """Do some work, and say how long it took."""
+    start = time.perf_counter()
+    made = work()
+    say(f"  {name:<28} {time.perf_counter() - start:7.1f} s")
+    return made
+
+
+def _look_first(model: nn.Module, data: Data, how: Mapping[str, Any]) -> None:
+    """Measure the clean accuracy, and stop at a model that knows nothing."""
+    rows = stratified_order(data.y_test)[: max(1000, how["points"])]
+    right, n = refuse_chance(model, data.x_test[rows], data.y_test[rows], data.classes, how["force"])
+    how["say"](f"  right on {_percent(right / n)} of {n} clean test images")
+
+
+def _radii(model: nn.Module, made: Mapping[str, Any], ball: Ball, how: Mapping[str, Any]) -> pd.DataFrame:
+    """Make the table of radii, the threat's own from the attacks that have run."""
+    effort, few = how["effort"], _spread(made["y"], how["effort"].few)
+    radii = radius_table(
+        model, made["x"][few], made["y"][few], ball, how["seed"], effort.times, bool(effort.times)
+    )
+    return with_own_radius(radii, _each(made["table"])[TOGETHER].iloc[few.tolist()], ball)
 
 # %% ../../nbs/evaluation/63_reporting.ipynb #2ebf10c1
 def _check_answers(clean: pd.DataFrame, scores: Sequence[str]) -> None:
@@ -175,7 +200,7 @@ def _check_answers(clean: pd.DataFrame, scores: Sequence[str]) -> None:
                 f"the detector {name.removeprefix('score ')!r} gives NaN for {n} of {len(clean)} clean images; a score must be a number"
             )
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #0ab8ed95
+# %% ../../nbs/evaluation/63_reporting.ipynb #0f9cd4c5
 def _finished(
     model: nn.Module,
     data: Data,
@@ -189,13 +214,16 @@ def _finished(
 ) -> Report:
     """Make the summaries of the tables, and write the page."""
     table, held, x, y = (parts[k] for k in ("table", "held", "x", "y"))
-    tables, some = _asked(model, data, ball, parts, detectors), stratified_order(y.cpu())[:8].to(x.device)
+    tables, some = _asked(model, data, ball, parts, detectors, how["effort"]), _spread(y, 8)
     images, tables["samples"] = samples(model, x[some], y[some], ball, how["seed"])
     clean, notes = table[table.attack == "clean"], parts["notes"]
-    summary = _sentences(tables, parameters, clean, parts["heard"])
+    gate = gate_of(tables["checks"])
+    summary = [gate.sentence, *_sentences(tables, parameters, clean, parts["heard"], gate.sound)]
     manifest = {
         "made by": "confnb",
         "command": "evaluate",
+        "sound": gate.sound,
+        "attacker": attacker_words(parameters["attacks"], detectors),
         "summary": summary,
         "versions": versions(),
         "device": device_name(device_of(model)),
@@ -216,74 +244,83 @@ def _finished(
     how["say"](f"  {'page':<28} {time.perf_counter() - start:7.1f} s in all")
     return replace(found, page=page)
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #0c5f6f1a
+# %% ../../nbs/evaluation/63_reporting.ipynb #0c6c5a9f
 def _asked(
-    model: nn.Module, data: Data, ball: Ball, parts: dict[str, Any], detectors: list[str]
+    model: nn.Module,
+    data: Data,
+    ball: Ball,
+    parts: dict[str, Any],
+    detectors: list[str],
+    effort: ReportEffort,
 ) -> dict[str, pd.DataFrame]:
     """Summarise the tables of examples."""
     table, held, each = parts["table"], parts["held"], _each(parts["table"])
-    attacked = table[table.attack != "clean"]
+    attacked, n = table[table.attack != "clean"], len(parts["y"])
     curves = {name: success_fail(each["clean"], part) for name, part in each.items() if name != "clean"}
+    implied = implied_table(table, held, detectors, ball, data.title)
+    given = (model, parts["x"], parts["y"], table, parts["radii"], data.classes)
+    lines = run_checks(*given, ball=ball, notes=parts["notes"], few=min(effort.few, n))
     return {
         "attacks": attack_table(table, held),
         "rejection": rejection_table(each["clean"], attacked),
         "calibration": reliability(each["clean"].confidence, each["clean"].prediction == each["clean"].label),
         "detectors": detector_table(table, held, detectors),
+        "implied": implied,
         "radii": parts["radii"],
-        "checks": pd.DataFrame(
-            [
-                vars(c)
-                for c in run_checks(
-                    model,
-                    parts["x"],
-                    parts["y"],
-                    table,
-                    parts["radii"],
-                    data.classes,
-                    ball=ball,
-                    notes=parts["notes"],
-                )
-            ]
-        ),
+        "checks": indicator_table([*lines, *parts["tests"], *of_implied(implied, n)]),
         "warnings": warning_table(parts["heard"]),
         "curve": pd.concat([c.assign(attack=name) for name, c in curves.items()], ignore_index=True),
     }
 
-# %% ../../nbs/evaluation/63_reporting.ipynb #216f1487
+# %% ../../nbs/evaluation/63_reporting.ipynb #389d82c8
 def _sentences(
     tables: dict[str, pd.DataFrame],
     parameters: dict[str, Any],
     natural: pd.DataFrame,
     notes: Mapping[str, Notes],
+    sound: bool,
 ) -> list[str]:
-    """Say the main results in sentences."""
+    """Say the main results in sentences; those under attack only where the evaluation is sound."""
     gap = calibration_error(natural.confidence, natural.prediction == natural.label)
-    clean, worst = tables["attacks"].iloc[0], tables["attacks"].iloc[-1]
-    lost = tables["rejection"].iloc[-1]
-    odd = tables["checks"][~tables["checks"].fine]
+    clean, odd = tables["attacks"].iloc[0], tables["checks"][~tables["checks"].fine]
     said = [
         f"On clean images the model is right on {_percent(clean.accuracy)} (95 % interval {_percent(clean.low)} to "
         f"{_percent(clean.high)}), with a calibration error of {gap:.3f}.",
+        *(_under_attack(tables, parameters) if sound else _withheld(odd, parameters)),
+    ]
+    return said + _certain(natural) + _remarks(notes)
+
+# %% ../../nbs/evaluation/63_reporting.ipynb #b341503d
+def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -> list[str]:
+    """Say what the attacks did."""
+    worst, lost = tables["attacks"].iloc[-1], tables["rejection"].iloc[-1]
+    said = [
         f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to "
         f"{_percent(worst.high)}), and the mean confidence in a wrong class is {worst.wrong_confidence:.2f}.",
         f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with "
         f"that confidence, and keeps {_percent(lost.recall)} of them.",
     ]
-    if len(tables["detectors"]):
-        last = tables["detectors"][tables["detectors"].attack == TOGETHER].dropna(subset="auc")
-        if len(last):
-            best = last.loc[last.auc.idxmax()]
-            said.append(
-                f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches "
-                f"{_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms; the attacker did not know of it."
-            )
-    said += _certain(natural) + _remarks(notes)
-    said.append(
-        f"Checks that failed, so look at them first: {'; '.join(odd.name)}."
-        if len(odd)
-        else "No sign that the attacks failed."
-    )
+    last = tables["detectors"]
+    last = last[last.attack == TOGETHER].dropna(subset="auc") if len(last) else last
+    if len(last):
+        best = last.loc[last.auc.idxmax()]
+        said.append(
+            f"The best detector here, {best.detector}, has an AUC of {best.auc:.3f} and catches "
+            f"{_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms, if the attacker does not know of it: these attacks did not."
+        )
     return said
+
+
+def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
+    """Say why there is no number under attack, and what to do."""
+    many = (
+        f"{len(odd)} checks of the evaluation failed" if len(odd) > 1 else "a check of the evaluation failed"
+    )
+    said = [f"No number under {parameters['threat']} is given, since {many}."]
+    return said + [
+        f"It does not hold that {r.name}: {r.meaning}. What to do: {r.advice}."
+        for r in odd.itertuples(index=False)
+    ]
 
 # %% ../../nbs/evaluation/63_reporting.ipynb #a9d6a097
 def _certain(natural: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ __all__ = ['APART', 'ROUNDING', 'PRECISION', 'FEW', 'MAX_ZERO_GRADIENT', 'EXPLOD
 
 # %% ../../nbs/evaluation/56_signs.ipynb #f70e17c9
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import pandas as pd
 import torch

@@ -151,6 +151,7 @@ def attack_from(
     spec: str,  # the attack's name
     ball: Ball,  # the threat
     seed: int = 0,  # of the random draws
+    effort: str = "standard",  # of an attack that has efforts, as MaxConfidence does
 ) -> ProjectOutside:
     """Look up an attack by name and hold it to the ball.
 
@@ -159,7 +160,9 @@ def attack_from(
     Raises UsageError: there is no such attack, or it does not go with this ball.
     """
     library_name, colon, name = spec.partition(":")
-    offers = {"ball": ball, "seed": seed} | ({"eps": ball.eps} if isinstance(ball, PLAIN) else {})
+    offers = {"ball": ball, "seed": seed, "effort": effort} | (
+        {"eps": ball.eps} if isinstance(ball, PLAIN) else {}
+    )
     try:
         if library_name == "foolbox":
             return _of_foolbox(name, ball, seed)
@@ -312,14 +315,18 @@ def _loaded(name: str, detectors: Sequence[str] | Mapping[str, Any]) -> Data:
 
 # %% ../../nbs/evaluation/52_specs.ipynb #0fa1238b
 def _named_attacks(
-    attacks: Sequence[str] | Mapping[str, Attack], ball: Ball, seed: int
+    attacks: Sequence[str] | Mapping[str, Attack], ball: Ball, seed: int, effort: str = "standard"
 ) -> dict[str, ProjectOutside]:
     """Look up the attacks by name, each held to the ball."""
     names = [attacks] if isinstance(attacks, str) else attacks
     _check_names(list(names), "an attack", ("clean", TOGETHER))
     if not names:
         raise UsageError("a report needs at least one attack, such as pgd or maxconfidence")
-    given = names if isinstance(names, Mapping) else {name: attack_from(name, ball, seed) for name in names}
+    given = (
+        names
+        if isinstance(names, Mapping)
+        else {name: attack_from(name, ball, seed, effort) for name in names}
+    )
     if odd := [name for name, a in given.items() if not callable(a)]:
         raise UsageError(f"the attack {odd[0]!r} is no function of (model, x, y)")
     return {
