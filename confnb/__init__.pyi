@@ -139,6 +139,7 @@ from .evaluation.checks import BY_NOISE as BY_NOISE
 from .evaluation.checks import CERTAIN as CERTAIN
 from .evaluation.checks import CheckOptions as CheckOptions
 from .evaluation.checks import ELSEWHERE as ELSEWHERE
+from .evaluation.checks import MOST_MORE as MOST_MORE
 from .evaluation.checks import MOST_SURER as MOST_SURER
 from .evaluation.checks import SURER as SURER
 from .evaluation.checks import between as between
@@ -169,8 +170,11 @@ from .evaluation.gate import report_card as report_card
 from .evaluation.indicators import INDICATOR_COLUMNS as INDICATOR_COLUMNS
 from .evaluation.indicators import Indicator as Indicator
 from .evaluation.indicators import indicator_table as indicator_table
+from .evaluation.loading import USUAL_CHANGES as USUAL_CHANGES
 from .evaluation.loading import check_model as check_model
+from .evaluation.loading import likely_cause as likely_cause
 from .evaluation.loading import model_from as model_from
+from .evaluation.loading import refuse_chance as refuse_chance
 from .evaluation.loading import resolve as resolve
 from .evaluation.planted import MISSED as MISSED
 from .evaluation.planted import Planted as Planted
@@ -220,6 +224,7 @@ from .evaluation.specs import detector_from as detector_from
 from .evaluation.specs import kdensity_detector as kdensity_detector
 from .evaluation.specs import max_logit as max_logit
 from .evaluation.specs import negative_entropy as negative_entropy
+from .evaluation.summary import summary_sentences as summary_sentences
 from .evaluation.threats import BESIDE as BESIDE
 from .evaluation.threats import PLAIN as PLAIN
 from .evaluation.threats import THREATS as THREATS
@@ -230,6 +235,7 @@ from .evaluation.threats import size_of as size_of
 from .evaluation.threats import threat_from as threat_from
 from .evaluation.threats import threat_word as threat_word
 from .evaluation.threats import whole_size as whole_size
+from .evaluation.trust import MORE as MORE
 from .evaluation.trust import REPORT_EFFORTS as REPORT_EFFORTS
 from .evaluation.trust import ReportEffort as ReportEffort
 from .evaluation.trust import best_attack as best_attack

@@ -70,9 +70,6 @@ class Jpeg(_Around):
         back = (c.T @ rounded @ c).transpose(3, 4).reshape(x.shape)
         return logits_of(self.model, back.clamp(0, 1))
 
-# %% ../../nbs/evaluation/67_broken.ipynb #a0ac1709
-assert torch.allclose(cosines(8) @ cosines(8).T, torch.eye(8), atol=1e-6)
-
 # %% ../../nbs/evaluation/67_broken.ipynb #0a102aee
 class Scaled(_Around):
     """Multiply the logits by a thousand."""

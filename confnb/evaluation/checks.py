@@ -259,7 +259,7 @@ def implied_table(
     A row for each: `detector accuracy low high eps known known_eps`: the share of images that are
     answered right, and for which no attack found a mistake that passes, with its exact interval.
 
-    Source: Tramèr (2022), theorem 4.
+    Source: Tramèr (2022), the reduction from detectors to classifiers.
     """
     parts, rows = _each(table), []
     clean, attacked = parts["clean"], parts[TOGETHER]

@@ -42,8 +42,10 @@ def gate_of(
         planted = checks[checks.name == "planted mistakes are found"]
         said = f", planted mistakes among them: {planted.measured.iloc[0]}" if len(planted) else ""
         return Gate(True, f"sound: all {len(checks)} checks of the evaluation were passed{said}.")
-    told = "; ".join(f"it does not hold that {r.name} ({r.measured})" for r in failed.itertuples(index=False))
-    return Gate(False, f"not sound: {told}.")
+    return Gate(
+        False,
+        f"not sound: of {len(checks)} checks of the evaluation {len(failed)} failed: {'; '.join(failed.name)}.",
+    )
 
 # %% ../../nbs/evaluation/59_gate.ipynb #fe5df9c7
 _SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

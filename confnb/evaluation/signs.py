@@ -268,11 +268,7 @@ def of_gradients(
             "none",
             MAX_ZERO_GRADIENT,
         ),
-        "gradients are numbers": (
-            {w: s.broken for w, s in seen.items()},
-            "NaN or infinite",
-            MAX_ZERO_GRADIENT,
-        ),
+        "gradients are numbers": ({w: s.broken for w, s in seen.items()}, "no numbers", MAX_ZERO_GRADIENT),
         "the loss is not rounded away": (
             {w: s.rounded for w, s in seen.items()},
             "rounded",

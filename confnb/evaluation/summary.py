@@ -62,7 +62,7 @@ def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
     )
     said = [f"No number under {parameters['threat']} is given, since {many}."]
     return said + [
-        f"It does not hold that {r.name}: {r.meaning}. What to do: {r.advice}."
+        f"Failed: {r.name} ({r.measured}). {r.meaning[0].upper()}{r.meaning[1:]}. What to do: {r.advice}."
         for r in odd.itertuples(index=False)
     ]
 
