@@ -57,7 +57,7 @@ def cosines(
     rows[0] /= math.sqrt(2)
     return rows
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #5038bf99
 class Jpeg(_Around):
     """Round the cosine coefficients of blocks of 8 x 8 pixels first."""
 
@@ -111,7 +111,7 @@ class Vote(_Around):
         votes = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(0)
         return 2.0 * votes.to(x)
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #152747f7
 class SoftVote(Vote):
     """Take the mean probabilities of the copies in place of their votes."""
 
@@ -123,7 +123,7 @@ def roughness(x: Tensor) -> Tensor:
     """Measure how much neighbouring pixels differ, (N,)."""
     return (x.diff(dim=2).abs().mean((1, 2, 3)) + x.diff(dim=3).abs().mean((1, 2, 3))) / 2
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #091f1fd6
 class Guarded(_Around):
     """Give no class where an image is rougher than a limit."""
 
@@ -135,7 +135,7 @@ class Guarded(_Around):
         rough = (roughness(x) > self.limit)[:, None]
         return torch.where(rough, 0.0, logits_of(self.model, x))
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #30d01c36
 class SoftGuarded(Guarded):
     """Let the logits fade with the roughness in place of an if."""
 
@@ -158,7 +158,7 @@ class _Shatter(torch.autograd.Function):
         noise = torch.randn(g.shape[1:], generator=draws).to(g)
         return g + 100 * noise * g.abs().amax((1, 2, 3), keepdim=True)
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #3cc471b4
 class Shattered(_Around):
     """Give the answers of the network, and gradients that are noise."""
 
@@ -178,7 +178,7 @@ class KWinners(nn.Module):
         least = flat.topk(max(1, int(self.share * flat.shape[1])), 1).values[:, -1:]
         return torch.where(flat >= least, flat, 0.0).reshape(x.shape)
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #d43ee007
 def k_winners_network(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build a small convolutional network whose only nonlinearity is that k winners take all."""
     side = shape[1] // 4
@@ -193,7 +193,7 @@ def k_winners_network(shape: tuple[int, int, int], classes: int) -> nn.Module:
         nn.Linear(64, classes),
     )
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #8fcb8a7e
 class Blurred(_Around):
     """Average the answers to 16 points around each image, whose gradient is that of the mean."""
 
@@ -218,7 +218,7 @@ class Broken:
 # %% ../../nbs/evaluation/67_broken.ipynb #60e855b2
 _ROUNDING = ("the loss has gradients", "no attack stood still", "a small step along the gradient pays")
 
-
+# %% ../../nbs/evaluation/67_broken.ipynb #5152d4b3
 def broken_defences(
     model: nn.Module,  # an honest network, which no defence protects
     data: Data,  # what it was trained on

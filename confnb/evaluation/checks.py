@@ -39,12 +39,12 @@ from ..statistics import binomial_interval
 CERTAIN = 1e-6  # a confidence that near to 1 is as good as 1
 ELSEWHERE = "maxconfidence at other radii"  # what the warnings of the table of radii are listed under
 
-
+# %% ../../nbs/evaluation/58_checks.ipynb #c18c6a51
 def _some(y: Tensor, most: int = 200) -> Tensor:
     """Choose the rows of the images on which other radii and other searches are tried."""
     return stratified_order(y.cpu())[:most].to(y.device)
 
-
+# %% ../../nbs/evaluation/58_checks.ipynb #3e382e67
 def _at(size: float) -> str:
     """Say at which size something was measured."""
     return f"at {size:.3g}" if math.isfinite(size) else "in the whole box"
@@ -86,7 +86,7 @@ def _errors(worst: pd.DataFrame) -> dict[str, float]:
         "wrong_confidence": worst.wrong_confidence.mean(),
     }
 
-
+# %% ../../nbs/evaluation/58_checks.ipynb #acc54044
 def with_own_radius(
     radii: pd.DataFrame,  # of `radius_table`, without the threat's own
     worst: pd.DataFrame,  # what all attacks together did to the same images

@@ -99,7 +99,7 @@ def of_trails(
 # %% ../../nbs/evaluation/57_following.ipynb #f85e5855
 OUTSIDE = 0.1  # the share of an attack's points that may lie outside the set
 
-
+# %% ../../nbs/evaluation/57_following.ipynb #80e329fd
 def _still(notes: Mapping[str, Notes]) -> dict[str, float]:
     """Find, for each attack that warned of missing gradients, the largest share of examples concerned."""
     found = {}

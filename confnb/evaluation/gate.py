@@ -27,7 +27,7 @@ class Gate:
     sound: bool  # whether every check is fine
     sentence: str  # the first line of the page
 
-
+# %% ../../nbs/evaluation/59_gate.ipynb #64a07a7b
 def gate_of(
     checks: pd.DataFrame,  # of `indicator_table`
 ) -> Gate:
@@ -84,7 +84,7 @@ _FORM = re.compile(
     r"\s*(?P<name>[a-z]+)\s*(?:@\s*(?P<at>[^\s<>=]+))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+?)\s*(?P<per>%?)\s*"
 )
 
-
+# %% ../../nbs/evaluation/59_gate.ipynb #52ffcec0
 def _share(text: str, whole: str, per: bool = False) -> float:
     "A number of [0, 1], or a refusal"
     try:
@@ -95,7 +95,7 @@ def _share(text: str, whole: str, per: bool = False) -> float:
         raise UsageError(f"the condition {whole!r}: {text} is no number from 0 to 1")
     return value
 
-
+# %% ../../nbs/evaluation/59_gate.ipynb #b4bd5fc3
 def parse_condition(
     text: str,  # such as "failure@.9 > .05", "accuracy < 40 %" or "clean < .9"
 ) -> Condition:
@@ -127,7 +127,7 @@ def parse_condition(
 SCHEMA = "confnb card 1"
 CARD_AT = (0.5, 0.9, 0.99)  # thresholds of confidence that a card tells of
 
-
+# %% ../../nbs/evaluation/59_gate.ipynb #0b2aef02
 def report_card(
     tables: Mapping[str, pd.DataFrame],  # of a report
     manifest: Mapping[str, Any],  # of the same report

@@ -44,7 +44,7 @@ class Indicator:
 # %% ../../nbs/evaluation/54_indicators.ipynb #ae5a15d5
 INDICATOR_COLUMNS = ("name", "share", "low", "high", "of", "most", "fine", "measured", "meaning", "advice")
 
-
+# %% ../../nbs/evaluation/54_indicators.ipynb #9c31bf43
 def indicator_table(found: Sequence[Indicator]) -> pd.DataFrame:
     """List indicators, a row each: `name share low high of most fine measured meaning advice`."""
     rows = [

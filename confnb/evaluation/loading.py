@@ -233,7 +233,7 @@ USUAL_CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
 }  # what a model may expect in place of pixels from 0 to 1, and what to do
 
-
+# %% ../../nbs/evaluation/50_loading.ipynb #6b5cf804
 def _normalised(x: Tensor) -> Tensor:
     "Colour images as most networks of ImageNet expect them"
     mean, std = (
@@ -248,7 +248,7 @@ def _answers(model: nn.Module, x: Tensor) -> Tensor:
     with borrow(model), torch.no_grad():
         return torch.cat(in_batches(lambda s: logits_of(model, x[s].to(device)).argmax(1).cpu(), len(x), 256))
 
-
+# %% ../../nbs/evaluation/50_loading.ipynb #cad077b9
 def likely_cause(
     model: nn.Module,  # maps images to logits (N, K), and is at chance
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]

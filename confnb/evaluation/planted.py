@@ -199,7 +199,7 @@ def _passing(
             return made
     return None
 
-
+# %% ../../nbs/evaluation/55_planted.ipynb #6167e995
 def _is_mistake(made: Planted, z: Tensor, rule: tuple[Score | None, float]) -> bool:
     "Whether one of the points is answered wrong, and the answer passes"
     fooled = z[(predict(made.model, z).argmax(1) != made.label)]
@@ -208,7 +208,7 @@ def _is_mistake(made: Planted, z: Tensor, rule: tuple[Score | None, float]) -> b
 # %% ../../nbs/evaluation/55_planted.ipynb #bd3dfd7e
 MISSED = 0.1  # the share of planted mistakes that a sound attack may miss
 
-
+# %% ../../nbs/evaluation/55_planted.ipynb #77fdf489
 def of_planted(
     table: pd.DataFrame,  # of `planted_mistakes`
     name: str,  # of the attack

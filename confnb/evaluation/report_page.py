@@ -61,25 +61,30 @@ class Report:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """Draw the figures when first asked for, by name: curve, calibration, detectors, radii, samples."""
-        import matplotlib.pyplot as plt
+        return _drawn(self)
 
-        tables, curves = (
-            self.tables,
-            {str(name): part for name, part in self.tables["curve"].groupby("attack", sort=False)},
-        )
-        with plt.rc_context(STYLE):
-            figures = {
-                "curve": success_figure(curves, "" if self.sound else self.summary[0]),
-                "calibration": calibration_figure(tables["calibration"]),
-            }
-            if len(tables["detectors"]):
-                figures["detectors"] = detector_figure(tables["detectors"])
-            if len(tables["radii"]) > 1:
-                figures["radii"] = radius_figure(tables["radii"], self.manifest["norm"])
-            figures["samples"] = sample_figure(tables["samples"], self.images)
-        for figure in figures.values():
-            plt.close(figure)
-        return figures
+# %% ../../nbs/evaluation/61_report_page.ipynb #08289638
+def _drawn(found: Report) -> dict[str, Any]:
+    "The figures of a report by name"
+    import matplotlib.pyplot as plt
+
+    tables, curves = (
+        found.tables,
+        {str(name): part for name, part in found.tables["curve"].groupby("attack", sort=False)},
+    )
+    with plt.rc_context(STYLE):
+        figures = {
+            "curve": success_figure(curves, "" if found.sound else found.summary[0]),
+            "calibration": calibration_figure(tables["calibration"]),
+        }
+        if len(tables["detectors"]):
+            figures["detectors"] = detector_figure(tables["detectors"])
+        if len(tables["radii"]) > 1:
+            figures["radii"] = radius_figure(tables["radii"], found.manifest["norm"])
+        figures["samples"] = sample_figure(tables["samples"], found.images)
+    for figure in figures.values():
+        plt.close(figure)
+    return figures
 
 # %% ../../nbs/evaluation/61_report_page.ipynb #80b5630e
 _TABLES = (

@@ -171,14 +171,14 @@ def _step(say: Callable[[str], None], name: str, work: Callable[[], Any]) -> Any
     say(f"  {name:<28} {time.perf_counter() - start:7.1f} s")
     return made
 
-
+# %% ../../nbs/evaluation/64_reporting.ipynb #5e8f498c
 def _look_first(model: nn.Module, data: Data, how: Mapping[str, Any]) -> None:
     """Measure the clean accuracy, and stop at a model that knows nothing."""
     rows = stratified_order(data.y_test)[: max(1000, how["points"])]
     right, n = refuse_chance(model, data.x_test[rows], data.y_test[rows], data.classes, how["force"])
     how["say"](f"  right on {_percent(right / n)} of {n} clean test images")
 
-
+# %% ../../nbs/evaluation/64_reporting.ipynb #1567dac1
 def _radii(model: nn.Module, made: Mapping[str, Any], ball: Ball, how: Mapping[str, Any]) -> pd.DataFrame:
     """Make the table of radii, the threat's own from the attacks that have run."""
     effort, few = how["effort"], _spread(made["y"], how["effort"].few)

@@ -66,7 +66,7 @@ def _ties(logits: Tensor) -> Indicator:
 def _sure(model: nn.Module, z: Tensor, batch_size: int = 256) -> Tensor:
     return predict(model, z, batch_size).softmax(1).amax(1).cpu()
 
-
+# %% ../../nbs/evaluation/56_signs.ipynb #54b5517c
 def _twice(model: nn.Module, x: Tensor, first: Tensor) -> Indicator:
     "Where the answer changes"
     few = x[:FEW].to(device_of(model))

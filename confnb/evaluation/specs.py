@@ -167,16 +167,7 @@ def attack_from(
         if library_name == "foolbox":
             return _of_foolbox(name, ball, seed)
         if library_name == "torchattacks":
-            kind = resolve(spec, "the attack")
-            if not isinstance(ball, (Linf, L2)):
-                raise UsageError(
-                    f"the attack {spec!r} knows L-inf and L2 balls alone, not {threat_word(ball)}"
-                )
-            return ProjectOutside(
-                from_torchattacks(kind, seed, **_given(kind, {"eps": ball.eps})),
-                ball,
-                name in ("CW", "DeepFool") and isinstance(ball, L2),
-            )
+            return _of_torchattacks(spec, ball, seed)
     except (TypeError, ValueError) as e:
         raise e if isinstance(e, UsageError) else UsageError(f"the attack {spec!r}: {e}") from e
     if not colon and spec.replace("-", "_") not in ATTACKS:
@@ -206,6 +197,15 @@ def _of_foolbox(name: str, ball: Ball, seed: int) -> ProjectOutside:
     order = {Linf: math.inf, L2: 2, L1: 1, L0: 0}[type(ball)]
     nearest = not limited and getattr(getattr(made, "distance", None), "p", None) == order
     return ProjectOutside(from_foolbox(made, float(ball.eps) if limited else None, seed), ball, nearest)
+
+# %% ../../nbs/evaluation/52_specs.ipynb #4d1f0783
+def _of_torchattacks(spec: str, ball: Ball, seed: int) -> ProjectOutside:
+    """Make an attack of torchattacks with its default settings."""
+    kind = resolve(spec, "the attack")
+    if not isinstance(ball, (Linf, L2)):
+        raise UsageError(f"the attack {spec!r} knows L-inf and L2 balls alone, not {threat_word(ball)}")
+    attack = from_torchattacks(kind, seed, **_given(kind, {"eps": ball.eps}))
+    return ProjectOutside(attack, ball, spec.endswith((":CW", ":DeepFool")) and isinstance(ball, L2))
 
 # %% ../../nbs/evaluation/52_specs.ipynb #4eec0080
 def max_logit(logits: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
         )
     return said
 
-
+# %% ../../nbs/evaluation/63_summary.ipynb #e566efd7
 def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
     """Say why there is no number under attack, and what to do."""
     many = (

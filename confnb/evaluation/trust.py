@@ -40,7 +40,7 @@ class ReportEffort:
     queries: int  # of the random search for each image
     search: str  # the effort of MaxConfidence
 
-
+# %% ../../nbs/evaluation/62_trust.ipynb #5eb8ff54
 REPORT_EFFORTS = {
     "quick": ReportEffort(60, ("maxconfidence",), 20, (), 8, 4, 100, "quick"),
     "standard": ReportEffort(300, ("noise", "maxconfidence"), 30, (0.5, 2.0), 16, 6, 200, "quick"),
@@ -66,7 +66,7 @@ def effort_of(
 # %% ../../nbs/evaluation/62_trust.ipynb #e0d3f14b
 _PASSES = {"noise": 1, "fgsm": 1, "bim": 10, "ilcm": 10, "pgd": 40, "apgd": 100, "negative": 1, "square": 500}
 
-
+# %% ../../nbs/evaluation/62_trust.ipynb #29eceabc
 def expected_seconds(
     model: nn.Module,  # maps images to logits (N, K)
     x: Tensor,  # images of the kind that is attacked (N, C, H, W)
@@ -101,7 +101,7 @@ MORE = {
     "thorough": "thorough",
 }  # the next effort of MaxConfidence
 
-
+# %% ../../nbs/evaluation/62_trust.ipynb #7279880b
 def best_attack(
     table: pd.DataFrame,  # of `evaluate`
 ) -> str:
@@ -118,7 +118,7 @@ def _spread(
     """Choose images of all classes in about equal shares, (M,), int64."""
     return stratified_order(y.cpu())[:most].to(y.device)
 
-
+# %% ../../nbs/evaluation/62_trust.ipynb #696f5b79
 def examine(
     model: nn.Module,  # maps images to logits (N, K)
     x: Tensor,  # the images of the table (N, C, H, W), pixels in [0, 1]
