@@ -11,7 +11,7 @@ __all__ = ['CERTAIN', 'ELSEWHERE', 'SURER', 'BY_NOISE', 'MOST_SURER', 'MOST_MORE
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pandas as pd
 from torch import Tensor, nn
@@ -119,8 +119,8 @@ def of_radii(
             "look at the gradients, and give attacks that need none",
         )
     ]
-    for row in radii[radii.eps >= whole - 1e-9].tail(1).itertuples():
-        error, sure = float(row.error), float(row.wrong_confidence)
+    box = radii[radii.eps >= whole - 1e-9].tail(1)
+    for error, sure in zip(box.error.tolist(), box.wrong_confidence.tolist(), strict=True):
         lines.append(
             Indicator(
                 "in the whole box nearly every image has a confident mistake",
@@ -223,7 +223,7 @@ def of_second(
     known, right = worst.wrong_confidence.to_numpy(), (worst.prediction == worst.label).to_numpy()
     lines = []
     for name, search in searches.items():
-        found = search(model, x, y)
+        found: Any = search(model, x, y)
         sure, wrong = found.wrong_confidence.cpu().numpy(), found.fooled(y).cpu().numpy()
         more = int(((sure - known > SURER) | (wrong & right & (sure - known > BY_NOISE))).sum())
         lines.append(
@@ -291,7 +291,7 @@ def of_implied(
             "a classifier so good is known to nobody, so it is the attack that missed: it did not aim at the detector, or aimed badly",
             "attack model and detector together",
         )
-        for row in told.itertuples()
+        for row in map(pd.Series, told.to_dict("records"))
     ]
 
 # %% ../../nbs/evaluation/58_checks.ipynb #8d814382

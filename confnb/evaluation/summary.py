@@ -62,8 +62,8 @@ def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
     )
     said = [f"No number under {parameters['threat']} is given, since {many}."]
     return said + [
-        f"Failed: {r.name} ({r.measured}). {r.meaning[0].upper()}{r.meaning[1:]}. What to do: {r.advice}."
-        for r in odd.itertuples(index=False)
+        f"Failed: {r['name']} ({r['measured']}). {r['meaning'][0].upper()}{r['meaning'][1:]}. What to do: {r['advice']}."
+        for r in odd.to_dict("records")
     ]
 
 # %% ../../nbs/evaluation/63_summary.ipynb #f9a19144

@@ -101,7 +101,7 @@ MORE = {
     "thorough": "thorough",
 }  # the next effort of MaxConfidence
 
-# %% ../../nbs/evaluation/62_trust.ipynb #7279880b
+# %% ../../nbs/evaluation/62_trust.ipynb #e3586b0e
 def best_attack(
     table: pd.DataFrame,  # of `evaluate`
 ) -> str:
