@@ -63,7 +63,7 @@ def success_figure(
     ink = grey or {"color": "#000000"}
     ax.plot([], [], "o", **ink, markersize=6, markeredgecolor="white", label="threshold 1/2")
     if doubt:
-        said = "\n".join(textwrap.wrap(_plain(doubt), 58)[:5])
+        said = "\n".join(textwrap.wrap(_plain(doubt), 62)[:7])
         box = {"facecolor": "white", "edgecolor": "#d55e00", "boxstyle": "round"}
         ax.text(
             0.5,

@@ -46,7 +46,15 @@ from confnb.evaluation.report_tables import (
 from .summary import summary_sentences
 from .specs import TOGETHER, Notes, ProjectOutside, _loaded, _named_attacks, _named_scores
 from .threats import PLAIN, check_threat, threat_from, threat_word
-from .trust import ReportEffort, _roughly, _spread, effort_of, examine, expected_seconds
+from confnb.evaluation.trust import (
+    ReportEffort,
+    _roughly,
+    _spread,
+    effort_of,
+    examine,
+    expected_seconds,
+    surrogate_of,
+)
 from ..found import Attack
 from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
@@ -160,7 +168,8 @@ def _tables(
     made["heard"] = notes | (
         {ELSEWHERE: Notes([], warnings=w)} if (w := made["radii"].attrs["warnings"]) else {}
     )
-    tests = partial(examine, model, x, y, made["table"], attacks, ball, effort)
+    other = step("surrogate", partial(surrogate_of, model, x_held)) if effort.transfer else None
+    tests = partial(examine, model, x, y, made["table"], attacks, ball, effort, surrogate=other)
     return made | {"tests": step("tests of the evaluation", tests)}
 
 # %% ../../nbs/evaluation/64_reporting.ipynb #781eaf36

@@ -276,12 +276,12 @@ def of_gradients(
         ),
         "a small step along the gradient pays": (
             {w: (s.stepped & ~s.climbs)[s.stepped] for w, s in seen.items() if s.stepped.any()},
-            "it does not",
+            "not",
             0.1,
         ),
         "gradients do not explode": (
             {w: s.explodes[s.stepped] for w, s in seen.items() if s.stepped.any()},
-            "they do",
+            "explode",
             0.05,
         ),
     }
