@@ -277,7 +277,7 @@ def of_gradients(
         "a small step along the gradient pays": (
             {w: (s.stepped & ~s.climbs)[s.stepped] for w, s in seen.items() if s.stepped.any()},
             "not",
-            0.1,
+            0.05,
         ),
         "gradients do not explode": (
             {w: s.explodes[s.stepped] for w, s in seen.items() if s.stepped.any()},
