@@ -54,6 +54,7 @@ from .borrowing import device_of as device_of
 from .borrowing import fast_dtype as fast_dtype
 from .borrowing import pick_device as pick_device
 from .borrowing import resolve_autocast as resolve_autocast
+from .borrowing import usual_defaults as usual_defaults
 from .cache import cache_dir as cache_dir
 from .cache import not_remembered as not_remembered
 from .cache import remember as remember
@@ -235,6 +236,7 @@ from .evaluation.threats import size_of as size_of
 from .evaluation.threats import threat_from as threat_from
 from .evaluation.threats import threat_word as threat_word
 from .evaluation.threats import whole_size as whole_size
+from .evaluation.trust import ExamineOptions as ExamineOptions
 from .evaluation.trust import MORE as MORE
 from .evaluation.trust import REPORT_EFFORTS as REPORT_EFFORTS
 from .evaluation.trust import ReportEffort as ReportEffort
@@ -242,6 +244,7 @@ from .evaluation.trust import best_attack as best_attack
 from .evaluation.trust import effort_of as effort_of
 from .evaluation.trust import examine as examine
 from .evaluation.trust import expected_seconds as expected_seconds
+from .evaluation.trust import surrogate_of as surrogate_of
 from .evaluation.zoo import cached_table as cached_table
 from .evaluation.zoo import zoo_command as zoo_command
 from .evaluation.zoo import zoo_table as zoo_table
@@ -302,6 +305,7 @@ from .losses import LabelSmoothing as LabelSmoothing
 from .losses import Loss as Loss
 from .losses import NoWords as NoWords
 from .losses import ReverseCrossEntropy as ReverseCrossEntropy
+from .losses import ReverseLogits as ReverseLogits
 from .losses import SmoothingPairing as SmoothingPairing
 from .losses import WithL2 as WithL2
 from .losses import from_words as from_words
@@ -354,11 +358,13 @@ from .neighbours import ncn as ncn
 from .neighbours import search_ball as search_ball
 from .networks import CARD as CARD
 from .networks import Card as Card
+from .networks import Plan as Plan
 from .networks import WEIGHTS as WEIGHTS
 from .networks import ZOO as ZOO
 from .networks import keep as keep
 from .networks import load_model as load_model
 from .networks import load_or_train as load_or_train
+from .networks import load_or_train_each as load_or_train_each
 from .networks import read_card as read_card
 from .networks import read_entry as read_entry
 from .networks import recipe_key as recipe_key
@@ -488,7 +494,6 @@ from .topics.maxconfidence import failure_at as failure_at
 from .topics.maxconfidence import from_samples as from_samples
 from .topics.maxconfidence import public_recipe as public_recipe
 from .topics.maxconfidence import with_samples as with_samples
-from .topics.rce_kdensity import ReverseLogits as ReverseLogits
 from .topics.rce_kdensity import ReverseLoss as ReverseLoss
 from .topics.rce_kdensity import confidence_at_the_border as confidence_at_the_border
 from .topics.rce_kdensity import negate_logits as negate_logits

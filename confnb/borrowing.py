@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pick_device', 'device_of', 'fast_dtype', 'resolve_autocast', 'device_name', 'RandomAnswers', 'borrow',
-           'channels_last']
+           'usual_defaults', 'channels_last']
 
 # %% ../nbs/foundations/02_borrowing.ipynb #cb45f24a
 import operator
@@ -272,6 +272,18 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
             torch.autocast(_device_of(model).type, enabled=False),
         ):
             yield model
+
+# %% ../nbs/foundations/02_borrowing.ipynb #82e40649
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Compute under PyTorch's own defaults: float32, on the CPU, outside inference mode and `no_grad`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 # %% ../nbs/foundations/02_borrowing.ipynb #862be040
 @contextmanager

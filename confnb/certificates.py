@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .borrowing import borrow, device_of
+from .borrowing import borrow, device_of, usual_defaults
 from .checks import check_images, check_labels
 from .graphs import graph_of
 from .linear_bounds import margin_bounds
@@ -117,14 +117,16 @@ def certify(
     """
     x = check_images(x)
     method = LinearBounds(by) if isinstance(by, str) else by
-    if not callable(method):
+    if not callable(method) or isinstance(method, type):
         raise TypeError(f"by must be the name of a method, or one such as Exact(), not {by!r}")
     logits = predict(model, x)
     y = None if y is None else check_labels(y, len(x), logits.shape[1]).to(x.device)
     if isinstance(ball, numbers.Real) and ball == 0:
-        return _table(bounds_of_logits(logits), y, logits, "clean")
-    bounds = method(model, x, y, as_ball(ball, len(x)), batch_size)
-    return _table(bounds, y, logits, by if isinstance(by, str) else type(method).__name__.lower())
+        with usual_defaults():
+            return _table(bounds_of_logits(logits), y, logits, "clean")
+    with usual_defaults():
+        bounds = method(model, x, y, as_ball(ball, len(x)), batch_size)
+        return _table(bounds, y, logits, by if isinstance(by, str) else type(method).__name__.lower())
 
 # %% ../nbs/confidence/31_certificates.ipynb #ea13c45e
 def bounds_of_logits(logits: Tensor) -> ConfidenceBounds:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .checks import check_images, check_labels
 from .objectives import Objective, WrongConfidence
 from .runtime import predict
-from .sets import Ball, _norms, as_ball
+from .sets import Ball, _check_scale, _norms, as_ball
 
 # %% ../nbs/foundations/15_found.ipynb #4860133f
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ def score_inside(
         raise ValueError(
             f"points of shape {tuple(z.shape)} cannot stand for images of shape {tuple(x.shape)}"
         )
+    _check_scale(ball, x)
     eligible = ball.contains(z.nan_to_num(torch.inf), x).reshape(-1, 1, 1, 1)
     z = ball.project(torch.where(eligible, z, x), x)
     found = with_wrong_confidence(score_points(model, WrongConfidence(y), z, batch_size), y)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.grad import conv2d_input
 
-from .borrowing import device_of
+from .borrowing import _generators_put_back, device_of
 from .checks import check_images
 
 # %% ../nbs/confidence/30_graphs.ipynb #44cfa34d
@@ -328,7 +328,7 @@ def graph_of(
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     some = check_images(x[:3]).to(device, kind)
     some = torch.cat([some, some.new_full((3 - len(some), *some.shape[1:]), 0.3)])
-    with torch.no_grad():
+    with torch.no_grad(), _generators_put_back(model):
         reader = _read(model, some)
         graph = Graph(tuple(reader.steps[: reader.output + 1]), reader.results[reader.output].shape[1])
         says, means = graph(some), model(some)

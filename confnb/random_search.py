@@ -31,7 +31,7 @@ def few_numbers(
     *salt: int,  # what else they depend on, such as the number of a step
 ) -> Tensor:  # (N, many), float64
     """Draw numbers uniform in [0, 1) by hashing seeds: for a few of them, many times."""
-    own = (seeds[:, None] + torch.arange(many)).flatten()
+    own = (seeds[:, None] + torch.arange(many, device="cpu")).flatten()
     bits = (streams(own, len(own), *salt) >> 11) & (2**53 - 1)
     return bits.double().reshape(len(seeds), many) / 2**53
 
@@ -70,7 +70,7 @@ def _sides(share: float, height: int, width: int, least: int = 1, odd: bool = Fa
 def _place(at: Tensor, sides: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     "Of each example's window, placed by two numbers in [0, 1): each pixel's row and column in it, and which lie inside"
     (tall, wide), (height, width) = sides, like.shape[2:]
-    corner = (at * torch.tensor([height - tall + 1, width - wide + 1])).long().to(like.device)
+    corner = (at * torch.tensor([height - tall + 1, width - wide + 1], device="cpu")).long().to(like.device)
     rows = torch.arange(height, device=like.device) - corner[:, :1]
     columns = torch.arange(width, device=like.device) - corner[:, 1:]
     inside = ((rows >= 0) & (rows < tall))[:, :, None] & ((columns >= 0) & (columns < wide))[:, None, :]
@@ -101,7 +101,7 @@ def _in_linf(task: Task, best: Tensor, seeds: Tensor, share: float, number: int)
 # %% ../nbs/foundations/32_random_search.ipynb #4426afd9
 def _bump(tall: int, wide: int) -> Tensor:
     "Nested rectangles around the middle, each of less weight"
-    found = torch.zeros(tall, wide)
+    found = torch.zeros(tall, wide, dtype=torch.float32, device="cpu")
     for ring in range(max(tall // 2, wide // 2) + 1):
         rows, columns = (slice(max(n // 2 - ring, 0), n // 2 + ring + 1) for n in (tall, wide))
         found[rows, columns] += 1 / (ring + 1) ** 2

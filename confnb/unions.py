@@ -52,6 +52,11 @@ class Joined:
     def __ror__(self, other: Any) -> "Union":
         return Union((other, self))  # type: ignore[arg-type]
 
+    def __rshift__(self, other: Any) -> Any:
+        raise TypeError(
+            f"a composition begins with a family, as Rotate(30) >> Linf(.1) does, and {type(self).__name__} is none"
+        )
+
 # %% ../nbs/foundations/12_set_unions.ipynb #dd280964
 @dataclass(frozen=True)
 class Union(Joined):

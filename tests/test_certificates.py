@@ -502,3 +502,23 @@ def test_a_smoothed_model_is_a_model():
 
 def test_methods_are_values():
     assert LinearBounds("ibp") == LinearBounds("ibp") and Exact() == Exact() and Smoothing() == Smoothing()
+
+
+@pytest.mark.parametrize("by", ["crown", Exact()], ids=["crown", "exact"])
+def test_a_certificate_does_not_depend_on_what_the_caller_has_set(by):
+    model, x, y = linear(2)[0], images(3), torch.tensor([0, 1, 0])
+    usual = certify(model, x, y, Linf(0.1), by).drop(columns="seconds")
+    with torch.inference_mode():
+        pd.testing.assert_frame_equal(certify(model, x, y, Linf(0.1), by).drop(columns="seconds"), usual)
+    for setter, value, before in (torch.set_default_dtype, torch.bfloat16, torch.float32), (torch.set_default_device, "meta", None):
+        setter(value)
+        try:
+            found = certify(model, x, y, Linf(0.1), by).drop(columns="seconds")
+        finally:
+            setter(before)
+        pd.testing.assert_frame_equal(found, usual)
+
+
+def test_a_method_is_an_object():
+    with pytest.raises(TypeError, match="by must be"):
+        certify(linear(2)[0], images(3), torch.tensor([0, 1, 0]), Linf(0.1), Exact)

@@ -29,6 +29,7 @@ from confnb.networks import (
     load_model,
     load_or_train,
     read_card,
+    read_entry,
     recipe_key,
     shipped,
     training_recipe,
@@ -247,6 +248,7 @@ def test_a_digits_entry_that_is_trained_again_is_the_same_network(name, tmp_path
     model = networks._built(r)
     held = {"held": (digits.x_val, digits.y_val), "stop_at": r["stop_at"]} if "stop_at" in r else {}
     fit(model, digits.x_train, digits.y_train, from_words(r["loss"]), from_words(r["recipe"]), r["seed"], **held)
+    model = networks._answering(model, from_words(r["loss"]))
     torch.testing.assert_close(predict(model, digits.x_test), predict(shipped_model, digits.x_test), atol=1e-3, rtol=1e-3)
 
 
@@ -263,3 +265,12 @@ def test_the_zoo_and_the_cache_are_listed(zoo, data, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("digits/tiny\n  model_a(filters=2); ") and "Adversarial(ball=Linf(eps=0.1), steps=1); Recipe(epochs=1, batch_size=64), seed 0" in said
     assert f"right on {100 * row.right:.1f} % of 50 test images" in said and zoo_table().iloc[0].drop("name").equals(cached_table().iloc[0].drop("name"))
+
+
+def test_a_reverse_classifier_comes_as_it_answers():
+    digits, name = load_data("digits"), "digits/resnet8-rce-seed0"
+    card, model = read_entry(name), load_model(name, "cpu")
+    assert card.accuracy == round(accuracy(model, digits.x_test, digits.y_test), 4) > 0.9
+    recipe = card.recipe
+    again = load_or_train(recipe["network"], digits, *map(from_words, (recipe["loss"], recipe["recipe"])), recipe["seed"], "cpu", **recipe["settings"])
+    assert torch.equal(predict(again, digits.x_test[:20]), predict(model, digits.x_test[:20]))

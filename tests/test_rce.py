@@ -40,7 +40,13 @@ from confnb.detectors import (
     within_class_distance,
 )
 from confnb.keys import fingerprint
-from confnb.losses import LabelSmoothing, ReverseCrossEntropy, reverse_cross_entropy, smooth_labels
+from confnb.losses import (
+    LabelSmoothing,
+    ReverseCrossEntropy,
+    ReverseLogits,
+    reverse_cross_entropy,
+    smooth_labels,
+)
 from confnb.models import features, logits_and_features, outputs, seeded
 from confnb.nearest import CarliniWagner, cw_l2
 from confnb.objectives import Margin, Nearest, NoGradient
@@ -50,7 +56,6 @@ from confnb.sets import Linf
 from confnb.statistics import auc, bootstrap_frequencies, bootstrap_interval, weighted_auc, weighted_mean
 from confnb.tables import evaluate
 from confnb.topics.rce_kdensity import (
-    ReverseLogits,
     ReverseLoss,
     confidence_at_the_border,
     negate_logits,

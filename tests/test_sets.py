@@ -21,6 +21,7 @@ from confnb.corruptions import CORRUPTIONS, Corruptions, corrupt
 from confnb.detector_attacks import max_score
 from confnb.evaluation.threats import check_threat, of_size, threat_from, threat_word
 from confnb.families import Axis, Family, Then
+from confnb.found import score_inside
 from confnb.maxconfidence import max_confidence
 from confnb.objectives import CrossEntropy, WrongConfidence
 from confnb.runtime import generator, predict, streams, uniform
@@ -544,3 +545,16 @@ def test_sets_of_other_sizes():
     assert of_size(L0(4), 2.2) == L0(2) and scaled(Patch(4) | L0(5), 0.5) == Patch(2) | L0(2)
     assert of_size(Rotate(120) >> Linf(0.1), 2) == Rotate(180) >> Linf(0.2) and of_size(Slanted(), 2) is None
     assert of_size(Linf(0.6) | L2(1), 2) is None and of_size(Corruptions(3), 4) == Corruptions(5)
+
+
+def test_a_composition_begins_with_a_family():
+    for first in Linf(0.1), L2(1.0), Linf(0.1) | L2(1.0):
+        with pytest.raises(TypeError, match="begins with a family"):
+            first >> Rotate(10)
+
+
+def test_a_set_that_does_not_fit_the_image_is_refused_wherever_points_are_scored(small_model, digits):
+    x, y = digits.x_test[:3], digits.y_test[:3]
+    for ball in Frame(100), Patch(100), L1(1000.0):
+        with pytest.raises(ValueError):
+            score_inside(small_model, x, y, ball, x)

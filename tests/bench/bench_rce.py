@@ -22,7 +22,6 @@ from confnb.losses import CrossEntropyLoss, ReverseCrossEntropy
 from confnb.models import features
 from confnb.networks import load_or_train
 from confnb.runtime import generator, predict
-from confnb.topics.rce_kdensity import ReverseLogits
 from confnb.training import Recipe, accuracy
 
 PLANS = {"mnist": (Recipe(batch_size=64, optimizer="sgd", rate=0.1, weight_decay=2e-4, drops=(0.5, 0.75), steps=1700), [16, 16, 32, 64]),
@@ -45,7 +44,7 @@ def networks(data, name):
     losses = {"CE": (CrossEntropyLoss(), 1 / 0.26), "RCE": (ReverseCrossEntropy(), 0.1 / 0.26)}
     for title, (loss, sigma2) in losses.items():
         model = load_or_train("preact_resnet", data, loss, recipe, 0, "auto", depth=8, widths=widths)
-        yield title, (ReverseLogits(model) if title == "RCE" else model).requires_grad_(False), sigma2
+        yield title, model.requires_grad_(False), sigma2
 
 
 def attacker(model, data, sigma2, device):

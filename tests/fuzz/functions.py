@@ -21,7 +21,7 @@ CLASSES = torch.arange(4) % K
 class Function:
     """`call` on what `takes` names ("model x y ball"), with the settings that are varied.
 
-    Traits: `branches` decides at each step by a sign, which rounding may turn, `climbs` a gradient to the end, `hidden` needs features, `copies` the model, `linf` takes no other set, `shell` gives another
+    Traits: `branches` decides at each step by a sign, which rounding may turn, `climbs` a gradient to the end, `hidden` needs features, `copies` the model, `linf` takes no other set (`l2` that one too), `bounds` knows few layers and sets, `shell` gives another
     model's answers.
     """
 
@@ -86,8 +86,11 @@ FUNCTIONS = {
                   objective=Margin(1), steps=3),
     "maximize by each rule": F(lambda model, x, ball, objective, **s: maximize(model, objective, x, ball, **s), "model x ball", "objective rule", "climbs", objective=CrossEntropy(1), steps=3),
     "scored": F(lambda model, x, y, **s: with_wrong_confidence(score_points(model, Margin(y), x, **s), y), "model x y", "batch_size"),
-    "max_confidence": F(confnb.max_confidence, ATTACK, "seed restarts autocast batch_size", "climbs"),
+    "max_confidence": F(confnb.max_confidence, ATTACK, "effort until seed restarts autocast batch_size", "climbs", effort="quick"),
     "max_confidence by steps": F(confnb.max_confidence, ATTACK, "steps step_size restarts seed batch_size", "climbs", steps=2),
+    "square": F(confnb.square, ATTACK, "queries target restarts seed start batch_size", "linf l2", queries=20),
+    "transfer": F(lambda model, x, y, ball, **s: confnb.transfer(model, model, x, y, ball, **s), ATTACK, "steps targets restarts seed batch_size", "climbs", steps=2),
+    "certify": F(confnb.certify, ATTACK, "by batch_size", "bounds", by="ibp"),
     "public_recipe": F(confnb.public_recipe, ATTACK, "steps step_size seed", "", steps=1, longer=2),
     "admit": F(lambda model, x, y, ball, **s: confnb.score_inside(model, x, y, ball, x, **s), ATTACK, "batch_size"),
     "bundle": F(bundled, ATTACK, "seed batch_size", ""),

@@ -15,9 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from confnb.corruptions import Corruptions
+from confnb.exact import Exact
 from confnb.objectives import CrossEntropy, LogConfidence, LogOdds, Margin, TargetMargin, WrongConfidence
 from confnb.rules import AdamRule, APGDRule, DDNRule, GradientRule, JSMARule
-from confnb.sets import BOX, L0, L2, Linf
+from confnb.sets import BOX, L0, L1, L2, Linf
+from confnb.smoothing import Smoothing
+from confnb.transforms import Brightness, Contrast, Frame, Patch, Rotate
 
 from .models import K, Kind
 
@@ -124,7 +128,7 @@ def optimiser() -> torch.optim.Optimizer:
 
 NAMES = {name: getattr(torch, name) for name in ("tensor", "ones", "zeros", "full", "arange", "float16", "float64", "int32", "int64", "uint8")} | {
     "math": math, "nan": math.nan, "inf": math.inf, "meta": torch.device("meta"), "torch": torch, "np": np, "K": K, "each": each, "pixels": pixels, "optimiser": optimiser,
-    **{c.__name__: c for c in (Linf, L2, L0, Margin, WrongConfidence, CrossEntropy, LogConfidence, LogOdds, TargetMargin, GradientRule, APGDRule, AdamRule, DDNRule, JSMARule)}, "BOX": BOX}
+    **{c.__name__: c for c in (Linf, L2, L1, L0, Rotate, Brightness, Contrast, Frame, Patch, Corruptions, Exact, Smoothing, Margin, WrongConfidence, CrossEntropy, LogConfidence, LogOdds, TargetMargin, GradientRule, APGDRule, AdamRule, DDNRule, JSMARule)}, "BOX": BOX}
 
 
 def written(goods: str, bads: str, eithers: str = "") -> dict[str, Kind]:
@@ -135,9 +139,13 @@ def written(goods: str, bads: str, eithers: str = "") -> dict[str, Kind]:
 
 SETS = written(
     "Linf(0.1); L2(0.5); L0(3); BOX; L2(5.0); L0(1000); L0(10); Linf(each(n, 0.2)); L2(each(n, 0.6)); L0(arange(n) + 1); Linf(tensor(0.1)); Linf(1e-6); "
-    "Linf(each(n, 0.2, float64)); Linf(each(n, 0.25, float16)); Linf(each(n, 0.2).requires_grad_()); L2(tensor(0.5, requires_grad=True)); Linf(np.float64(0.1))",
+    "Linf(each(n, 0.2, float64)); Linf(each(n, 0.25, float16)); Linf(each(n, 0.2).requires_grad_()); L2(tensor(0.5, requires_grad=True)); Linf(np.float64(0.1)); "
+    "L1(2.0); L1(each(n, 1.0)); Linf(0.1) | L2(0.3); Linf(0.05) | L1(1.0) | L0(2); Rotate(20); Rotate(0, shift=1); Brightness(0.2); Contrast(0.4); Frame(1); Patch(2); "
+    "Corruptions(2); Rotate(10) >> Linf(0.05)",
     "Linf(each(n, 0.2)[:, None]); L2(full((n + 1,), 0.5)); Linf(zeros(0)); Linf('8/255'); Linf(None); Linf(0.1 + 0j); L2(tensor(0.1 + 0j)); Linf(-0.1); L2(0.0); "
-    "L2(nan); L2(inf); Linf(8); L0(2.5); L0('3'); Linf(full((n,), nan)); Linf(full((n,), 0.1, device=meta)); None; 'Linf'; Linf; ('Linf', 0.1)",
+    "L2(nan); L2(inf); Linf(8); L0(2.5); L0('3'); Linf(full((n,), nan)); Linf(full((n,), 0.1, device=meta)); None; 'Linf'; Linf; ('Linf', 0.1); "
+    "L1(-1.0); L1(nan); L1('3'); L1(1000); Rotate(200); Rotate('30'); Rotate(nan); Brightness(2); Contrast(-1); Frame(0); Frame(100); Patch(2.5); Patch(100); Corruptions(9); "
+    "Corruptions(2, ('rain',)); Linf(0.1) | 3; Linf(0.1) | Linf(nan); Linf(0.1) >> Rotate(10); Rotate(10) >> 0.1; Linf(full((n + 1,), 0.1)) | L2(0.5)",
     "0.1; 1; each(n, 0.2); np.float64(0.1); Linf(np.float32(0.125)); Linf(True); Linf(ones(n, dtype=int64)); Linf(np.full(n, 0.1)); Linf([0.1] * n)")
 SHARE = written("0.9; 0.5", "0; -0.1; 1.5; nan; 'a'; None")
 COUNT = written("1; 2; np.int64(2)", "-1; 2.5; '3'; nan; inf; [2]", "0; True; None; 2.0; tensor(2)")
@@ -153,6 +161,11 @@ SETTINGS = {
                     "1.5; '0'; None; nan; [0, 1]; arange(n + 1); full((n,), 0.5); torch.Generator(); arange(n, device=meta)", "True; 2.0; tensor(3); arange(n, dtype=uint8)"),
     "target": written("None; 2; tensor(2); (y + 1) % K; np.int64(2)", "'cat'; K; -1; 2.0; nan; y; full((n + 1,), 2); full((n,), 2.0); full((n,), 2, device=meta)", "True; [2] * n"),
     "step_size": written("0.05; 0.3", "-0.1; 0.0; nan; inf; 255; 'a'; [0.1]; 0.1j", "None; each(n, 0.2); each(n, 0.2)[:, None]"),
+    "effort": written("'quick'; 'standard'; 'thorough'", "'most'; None; 3"),
+    "until": written("None; 0.01; 0.5", "0; 1; -0.1; 'a'; nan"),
+    "queries": written("1; 20; np.int64(5)", "0; -1; 2.5; 'a'; None; nan"),
+    "targets": written("0; 1; 2", "-1; 1.5; 'a'; None; nan", "5"),
+    "by": written("'ibp'; 'crown'; 'crown-ibp'; Exact()", "'proof'; None; 3; nan; Exact", "Smoothing(20)"),
     "keep": written("'best'; 'last'", "'first'; None; 1"),
     "start": written("'here'; 'random'; (x + 0.05).clamp(0, 1)", "'there'; None; 0; x[:, :, 1:]; x + 2; x * nan; x.byte(); x.numpy()"),
     "stop": written("inf; 0.5", "nan; 'a'; None; [1]"),

@@ -23,7 +23,7 @@ import torch
 
 import confnb
 from confnb.found import Found
-from confnb.sets import L0, L2, Linf
+from confnb.sets import L0, L1, L2, Linf
 
 from .functions import FUNCTIONS, Function, set_of
 from .ingredients import CONTEXTS, IMAGES, LABELS, SETS, SETTINGS, N, labels, pixels
@@ -102,12 +102,15 @@ def case(seed: int, number: int) -> Case:
 def expected(case: Case) -> str:
     "What is expected of a case: the worst of what is expected of its ingredients, some of which do not suit the function"
     f, kinds = FUNCTIONS[case.function], {p: table(p)[k] for p, k in case.kinds.items()}
-    expect = {k.expect for k in kinds.values()}
+    no_class = "bounds" in f.traits and case.kinds["y"] == "None"  # a certificate takes images of no class
+    expect = {"either" if no_class and p == "y" else k.expect for p, k in kinds.items()}
     of = {p: k.traits.split() for p, k in kinds.items()}
-    if "linf" in f.traits and {"L2", "L0"} & set(of["ball"]):
-        expect.add("bad")
+    set_kind = set(of.get("ball", [])) if kinds.get("ball") and kinds["ball"].expect == "good" else set()
+    if "linf" in f.traits.split() and set_kind:
+        takes = {"Li", "BO"} | ({"L2"} if "l2" in f.traits.split() else set())
+        expect |= set() if set_kind & takes else {"bad"} if set_kind & {"L0", "L1", "L2"} else {"either"}  # a family is searched in its own way
     unsuited = ("hidden" in f.traits and "deaf" in of["model"], "copies" in f.traits and case.kinds["model"] not in USUAL["model"],
-                "shell" in f.traits and {"flat", "batch"} & set(of["model"]))
+                "shell" in f.traits and {"flat", "batch"} & set(of["model"]), "bounds" in f.traits, "linf" in f.traits and "|" in case.kinds["ball"])
     return "bad" if "bad" in expect else "either" if "either" in expect or any(unsuited) else "good"
 
 
@@ -175,13 +178,13 @@ def ask(a: types.SimpleNamespace, x: torch.Tensor) -> torch.Tensor:
     return getattr(logits, "logits", logits).double().softmax(1)
 
 
-def inside(ball: Any, z: np.ndarray, x: np.ndarray) -> bool:
+def inside(ball: Any, z: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> bool:
     "Whether points (N, D) lie in the set around x"
-    if not isinstance(ball, Linf | L2 | L0):
-        return True
+    if not isinstance(ball, Linf | L2 | L1 | L0):
+        return not hasattr(ball, "contains") or bool(ball.contains(*(torch.from_numpy(v).float().reshape(-1, *shape) for v in (z, x))).all())
     eps = np.asarray(ball.eps.detach().double() if isinstance(ball.eps, torch.Tensor) else ball.eps, float)
     change = np.abs(z - x)
-    size = {Linf: change.max(1), L2: np.sqrt((change**2).sum(1)), L0: (change > 1e-6).sum(1)}[type(ball)]
+    size = {Linf: change.max(1), L2: np.sqrt((change**2).sum(1)), L1: change.sum(1), L0: (change > 1e-6).sum(1)}[type(ball)]
     return bool((size <= eps * (1 + 1e-6) + 1e-6).all())
 
 
@@ -190,7 +193,7 @@ def numbers(result: Any) -> list[np.ndarray]:
     if isinstance(result, torch.Tensor):
         return [result.detach().double().numpy()]
     if isinstance(result, pd.DataFrame):
-        return [result[c].to_numpy(float) for c in result.columns if result[c].dtype != object and result[c].dtype.kind in "biuf"]
+        return [result[c].to_numpy(float) for c in result.columns if c != "seconds" and result[c].dtype != object and result[c].dtype.kind in "biuf"]
     if is_dataclass(result):
         return [n for f in fields(result) if f.name != "seconds" for n in numbers(getattr(result, f.name))]
     if isinstance(result, tuple | list):
@@ -220,7 +223,7 @@ def problem(a: types.SimpleNamespace, f: Function, traits: list[str], result: An
         ball = set_of(f.ball(a.settings)) if f.ball else set_of(a.ball)
         if z.shape != x.shape or len(z) % a.n:
             return f"points of shape {tuple(found.x.shape)}"
-        if not inside(ball, z, x):
+        if not inside(ball, z, x, tuple(found.x.shape[1:])):
             return f"points outside {type(ball).__name__}"
     if (found.passes < 0).any() or found.passes.dtype != torch.int64:
         return "passes are not counted"
@@ -278,7 +281,7 @@ def its_own(e: BaseException, case: Case) -> bool:
 
 def blamed(says: str, case: Case) -> str:
     "The setting that a refusal begins with, where that is as usual and no odd one is named"
-    excused = {*case.odd, *("eps" for p in case.odd if p in ("ball", "xi"))}
+    excused = {*case.odd, "by", *("eps" for p in case.odd if p in ("ball", "xi")), *("targets" for p in case.odd if p in ("objective", "rank"))}
     first = {w for w in says.split()[:3] if len(w) > 1 and (w in SETTINGS or w == "eps")}
     return "" if first & excused or any(p in says for p in case.odd if len(p) > 1) else ", ".join(sorted(first))
 
