@@ -76,7 +76,7 @@ def test_sound_attacks_find_planted_mistakes_and_crippled_ones_do_not(name, digi
         found = planted.planted_mistakes(model, x, y, ball, partial(attack, ball=ball))
         assert found.planted.all() and found.found.mean() >= 0.95 and found.random.mean() < 0.3
     for attack in CRIPPLED.values():
-        assert planted.planted_mistakes(model, x[:8], y[:8], ball, partial(attack, ball=ball)).found.mean() < 0.5
+        assert planted.planted_mistakes(model, x[:5], y[:5], ball, partial(attack, ball=ball)).found.mean() < 0.5
 
 
 def test_a_planted_mistake_is_one_and_the_model_is_as_it_was(digits, small_model):
@@ -316,14 +316,14 @@ def honest_and_broken(tmp_path, monkeypatch):
     return tmp_path
 
 
-QUICK = ["--data", "digits", "--threat", "linf:8/255", "--quick", "--points", "30", "--detectors", "entropy"]
+QUICK = ["--data", "digits", "--threat", "linf:8/255", "--quick", "--points", "20", "--detectors", "entropy"]
 
 
 def test_a_sound_report_passes_its_conditions_and_has_a_card(honest_and_broken):
     done = run("--model", "gate_nets:honest", *QUICK, "--out", "a", "--strict", "--fail-if", "failure@.9 > .9", "--json", "card.json")
     assert done.exit_code == 0, done.output
     card = json.loads((honest_and_broken / "card.json").read_text())
-    assert card["schema"] == gate.SCHEMA and card["sound"] and card["threat"] == "linf:8/255" and card["images"] == 30 and card["seed"] == 0
+    assert card["schema"] == gate.SCHEMA and card["sound"] and card["threat"] == "linf:8/255" and card["images"] == 20 and card["seed"] == 0
     assert card["attacked"]["low"] <= card["attacked"]["accuracy"] <= card["attacked"]["high"] and [t["threshold"] for t in card["thresholds"]] == [0.5, 0.9, 0.99]
     assert card["attacker"]["detectors"].startswith("nothing") and card["versions"]["torch"] and all(c["fine"] for c in card["checks"])
     page = (honest_and_broken / "a/index.html").read_text()

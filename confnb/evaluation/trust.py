@@ -8,16 +8,17 @@ __all__ = ['REPORT_EFFORTS', 'MORE', 'ReportEffort', 'effort_of', 'expected_seco
 
 # %% ../../nbs/evaluation/62_trust.ipynb #a0aae3ad
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pandas as pd
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..basics import UsageError, near, with_defaults
-from ..borrowing import borrow, device_of
+from ..borrowing import RandomAnswers, borrow, device_of
 from .checks import of_second, second_opinions
 from .following import follow, of_trails
 from .indicators import Indicator
@@ -27,7 +28,7 @@ from .specs import TOGETHER
 from ..found import Attack
 from ..images import stratified_order
 from ..models import seeded
-from ..objectives import CrossEntropy, gradient_or_zero
+from ..objectives import CrossEntropy, NoGradient, gradient_or_zero
 from ..runtime import logits_of, predict
 from ..sets import Ball
 from ..tables import Score
@@ -163,6 +164,23 @@ def examine(
 ) -> list[Indicator]:
     """Test the evaluation: second opinions, the best attack on its way, and planted mistakes."""
     how = with_defaults(known, {"surrogate": None, "score": None, "threshold": 0.0})
+    with warnings.catch_warnings():
+        for kind in NoGradient, RandomAnswers:  # the indicators speak of it
+            warnings.simplefilter("ignore", kind)
+        return _examined(model, x, y, table, attacks, ball, effort, how)
+
+# %% ../../nbs/evaluation/62_trust.ipynb #fdafeda3
+def _examined(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    table: pd.DataFrame,
+    attacks: Mapping[str, Attack],
+    ball: Ball,
+    effort: ReportEffort,
+    how: Mapping[str, Any],
+) -> list[Indicator]:
+    "The indicators of `examine`"
     name = best_attack(table)
     attack, worst, few = attacks[name], _each(table)[TOGETHER], _spread(y, effort.few)
     lines = of_second(
@@ -170,7 +188,7 @@ def examine(
         x[few],
         y[few],
         worst.iloc[few.tolist()],
-        second_opinions(ball, 0, how["surrogate"], effort.queries, MORE[effort.search]),
+        second_opinions(ball, 1_000_003, how["surrogate"], effort.queries, MORE[effort.search]),
     )
     each = [
         follow(model, x[i : i + 1], y[i : i + 1], ball, attack) for i in _spread(y, effort.trails).tolist()
