@@ -327,7 +327,7 @@ def test_a_sound_report_passes_its_conditions_and_has_a_card(honest_and_broken):
     assert card["attacked"]["low"] <= card["attacked"]["accuracy"] <= card["attacked"]["high"] and [t["threshold"] for t in card["thresholds"]] == [0.5, 0.9, 0.99]
     assert card["attacker"]["detectors"].startswith("nothing") and card["versions"]["torch"] and all(c["fine"] for c in card["checks"])
     page = (honest_and_broken / "a/index.html").read_text()
-    assert page.index("Sound") < page.index("<h1>") and "What to do" not in page and "about" in done.output
+    assert page.index(">sound: all ") < page.index("<h1>") and "What to do" not in page and "about" in done.output
 
 
 def test_the_exit_status_is_that_of_a_test(capsys):
@@ -350,7 +350,7 @@ def test_a_report_that_is_not_sound_has_no_headline(honest_and_broken):
     card = json.loads((honest_and_broken / "card.json").read_text())
     assert not card["sound"] and card["attacked"] is None and card["thresholds"] is None and card["clean"]["accuracy"] > 0.5
     page = (honest_and_broken / "a/index.html").read_text()
-    assert page.index("Not sound") < page.index("<h1>") and "are not to be quoted" in page
+    assert page.index(">not sound: of ") < page.index("<h1>") and "are not to be quoted" in page
 
 
 def test_bad_words_of_the_gate_are_refused_before_anything(honest_and_broken):

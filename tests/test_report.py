@@ -483,7 +483,7 @@ def lazy(model, x, y):
 def test_a_falling_error_is_seen(small_model, digits):
     x, y = digits.x_test[:20], digits.y_test[:20]
     table = evaluate(small_model, x, y, {"a": lazy})
-    radii = pd.DataFrame({"eps": [0.1, 0.2], "error": [0.8, 0.5]})
+    radii = pd.DataFrame({"eps": [0.1, 0.2], "error": [0.8, 0.5], "wrong_confidence": [0.7, 0.4]})
     found = {c.name: c.fine for c in checks.run_checks(small_model, x, y, table, radii, 10)}
     assert not found["the error does not fall when the set grows"]
 

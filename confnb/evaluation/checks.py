@@ -113,7 +113,7 @@ def of_radii(
             "the error does not fall when the set grows",
             max(0, round(-fall * n)),
             n,
-            2 / n,
+            1 / n,
             ", ".join(f"{_percent(e)} {_at(eps)}" for e, eps in zip(radii.error, radii.eps, strict=True)),
             "a larger set holds every point of the smaller one: the attack fails, not the attacker",
             "look at the gradients, and give attacks that need none",
