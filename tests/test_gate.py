@@ -1,5 +1,6 @@
 """An evaluation that tests itself: planted mistakes, indicators, attacks followed from outside, the gate and its conditions."""
 
+import copy
 import json
 import math
 from functools import partial
@@ -81,13 +82,15 @@ def test_sound_attacks_find_planted_mistakes_and_crippled_ones_do_not(name, digi
 
 def test_a_planted_mistake_is_one_and_the_model_is_as_it_was(digits, small_model):
     x, y, ball = digits.x_test[:6], digits.y_test[:6], Linf(0.1)
-    before = {k: v.clone() for k, v in small_model.state_dict().items()}
+    before, small_model = {k: v.clone() for k, v in small_model.state_dict().items()}, copy.deepcopy(small_model).train()
     for i in range(6):
         made = planted.plant(small_model, x[i : i + 1], y[i : i + 1], ball, seed=i)
         assert ball.contains(made.point, x[i : i + 1]).all() and made.wrong != made.label == int(y[i])
         p = predict(made.model, torch.cat([made.point, x[i : i + 1]])).softmax(1)
         assert p[0, made.wrong] > 0.95 and p[1, made.label] > 0.95
     assert all(torch.equal(v, before[k]) for k, v in small_model.state_dict().items())
+    planted.planted_mistakes(small_model, x[:2], y[:2], ball, partial(pgd, ball=ball, steps=2))
+    assert all(m.training for m in small_model.modules()) and all(p.requires_grad for p in small_model.parameters())
 
 
 def test_the_readout_separates_its_own_points_exactly():

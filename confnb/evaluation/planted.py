@@ -113,7 +113,7 @@ def plant(
     if found is None:
         return None
     weight, bias, which = found
-    return Planted(Replanted(model, weight, bias).eval(), far[which : which + 1], int(y), wrong)
+    return Planted(Replanted(model, weight, bias), far[which : which + 1], int(y), wrong)
 
 # %% ../../nbs/evaluation/55_planted.ipynb #cc8f6d99
 def _readout(
