@@ -160,8 +160,10 @@ def attack_from(
     Raises UsageError: there is no such attack, or it does not go with this ball.
     """
     library_name, colon, name = spec.partition(":")
-    offers = {"ball": ball, "seed": seed, "effort": effort} | (
-        {"eps": ball.eps} if isinstance(ball, PLAIN) else {}
+    offers = (
+        {"ball": ball, "seed": seed}
+        | ({} if colon else {"effort": effort})
+        | ({"eps": ball.eps} if isinstance(ball, PLAIN) else {})
     )
     try:
         if library_name == "foolbox":
