@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .images import PARTS, Data, _check_parts, _sources, split, stratified_order
+from .images import PARTS, Data, _check_parts, _choose, _sources, split, stratified_order
 from .pictures import TORCHVISION, _folder, _imagenet, _late, _npz, data_root
 from .runtime import generator
+from .unseen import _changed, _only, _rows, hold_out
 
 # %% ../nbs/foundations/09_data.ipynb #46383775
 def _digits(
@@ -172,6 +173,7 @@ def load_data(
     seed: int = 0,  # which ones; the held-out part does not depend on it
     parts: Sequence[str] = PARTS,  # which of "train", "val" and "test" to read; the others are not there
     on_demand: bool | None = None,  # read images when indexed; None: where files would fill half of memory
+    held: float | int | None = None,  # hold out that share of the test images, or so many; see `hold_out`
 ) -> Data:
     """Load a data set by its name: training, held-out and test images with their labels.
 
@@ -182,6 +184,8 @@ def load_data(
     """
     if not isinstance(name, str):
         raise TypeError(f"a data set has a name, such as 'digits' or 'npz:PATH', not {type(name).__name__}")
+    if held is not None:
+        return _held_from_test(name, train, test, seed, _check_parts(parts), on_demand, held)
     kind, _, path = name.partition(":")
     settings = (train, test, seed, _check_parts(parts), on_demand)
     try:
@@ -201,6 +205,23 @@ def load_data(
         f"there is no data set {name!r}; there are digits, {', '.join(TORCHVISION)}, imagenet, npz:PATH and folder:PATH"
     )
 
+# %% ../nbs/foundations/09_data.ipynb #8584dfa1
+def _held_from_test(
+    name: str,
+    train: int | None,
+    test: int | None,
+    seed: int,
+    parts: list[str],
+    late: bool | None,
+    held: float | int,
+) -> Data:
+    "The data, with held-out images of the test set; what is left of it is cut to `test` images"
+    others = [p for p in PARTS if p == "test" or p in parts and p != "val"]
+    data = hold_out(load_data(name, train, None, seed, others, late), held)
+    left = _choose(data.y_test, test, seed, f"test ({len(data.y_val):,} more are held out)")
+    cut = {"x_test": _rows(data.x_test, left), "y_test": data.y_test[left]}
+    return _only(_changed(data, cut), parts)
+
 # %% ../nbs/foundations/09_data.ipynb #940cfa6e
 def two_classes(
     data: Data,  # images of several classes
@@ -217,7 +238,8 @@ def two_classes(
         part(x, y)
         for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val), (data.x_test, data.y_test))
     ]
-    return Data(*parts[0], *parts[1], *parts[2], 2, f"{data.title}, {upper} against {lower}")
+    title = f"{data.title}, {upper} against {lower}"
+    return Data(*parts[0], *parts[1], *parts[2], 2, title, data.held_from)
 
 # %% ../nbs/foundations/09_data.ipynb #fa122ff1
 EXTENT = 2.0  # points lie in [-EXTENT, EXTENT]

@@ -37,6 +37,9 @@ class Data:
     y_test: Tensor
     classes: int  # how many there are, K
     title: str  # how a caption names the data
+    held_from: str = (
+        "the training set"  # where the held-out images come from: that, "the test set" or "elsewhere"
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,9 +48,10 @@ class Data:
         return channels, height, width
 
     def __repr__(self) -> str:
+        held = "held" + f" from {self.held_from}" * (self.held_from != "the training set")
         sizes = (
             f"{len(vars(self)[f'x_{part}']):,} {said}" if f"x_{part}" in vars(self) else f"{said} not loaded"
-            for part, said in zip(PARTS, ("train", "held", "test"), strict=True)
+            for part, said in zip(PARTS, ("train", held, "test"), strict=True)
         )
         return f"Data({self.title!r}: {', '.join(sizes)}, {self.classes} classes, images {self.shape})"
 

@@ -21,6 +21,7 @@ import torch
 
 from .cache import cache_dir
 from .images import Data, OnDemand, _sources, split
+from .unseen import _only, hold_out
 
 # %% ../nbs/foundations/08_pictures.ipynb #c83c3a00
 def data_root() -> Path:
@@ -60,13 +61,16 @@ def _opened(file: Path) -> io.BufferedReader:
             f"{file} cannot be opened: {e.strerror or e}; ask its owner for leave to read it, or copy it"
         ) from e
 
+# %% ../nbs/foundations/08_pictures.ipynb #362cbd0f
+def _others(parts: Sequence[str], own: bool) -> list[str]:
+    "The parts to make of training and test images, where the held-out ones may be `own`; never none"
+    return [p for p in parts if p != "val"] or ["test"] if own and "val" in parts else list(parts)
+
 # %% ../nbs/foundations/08_pictures.ipynb #b127ad0c
 def _npz(
     path: str, train: int | None, test: int | None, seed: int, parts: Sequence[str], late: bool | None = None
 ) -> Data:
-    file, keys = _find(path), ("x_train", "y_train", "x_test", "y_test")
-    needed = [k for k in keys if k[2:] in _sources(parts)]
-    wanted = [k for k in keys if k in needed or k == "y_train"]  # which knows of all classes
+    file, keys, own = _find(path), ("x_train", "y_train", "x_test", "y_test"), ("x_held", "y_held")
     with _opened(file) as f:
         if not zipfile.is_zipfile(f):
             raise ValueError(
@@ -75,7 +79,10 @@ def _npz(
         f.seek(0)
         try:
             with np.load(f, allow_pickle=False) as z:
-                names, content = z.files, {k: z.zip.getinfo(f"{k}.npy") for k in wanted if k in z.files}
+                names, others = z.files, _others(parts, own[0] in z.files)
+                needed = [k for k in keys if k[2:] in _sources(others)] + [*own] * (others != list(parts))
+                wanted = {*needed, "y_train"}  # which knows of all classes
+                content = {k: z.zip.getinfo(f"{k}.npy") for k in names if k in wanted}
                 headers = {k: _header(z.zip, info, k) for k, info in content.items()}
                 _check_memory(
                     sum(size + 4 * count * (k[0] == "x") for k, (count, size) in headers.items()), file.name
@@ -91,9 +98,10 @@ def _npz(
         raise ValueError(
             f"{file.name} has no {', '.join(missing)}; it needs {', '.join(keys)} and has {', '.join(names) or 'nothing'}"
         )
-    x, y, xt, yt = (arrays.get(k) for k in keys)
+    x, y, xt, yt, xh, yh = (arrays.get(k) for k in (*keys, *own))
     pairs = _late((x, y), train, late), _late((xt, yt), test, late)
-    return split(*pairs, file.stem.replace("_", " "), train, test, seed, parts)
+    made = split(*pairs, file.stem.replace("_", " "), train, test, seed, others)
+    return made if xh is None else _only(hold_out(made, _late((xh, yh), None, late)), parts)
 
 # %% ../nbs/foundations/08_pictures.ipynb #f99492a1
 def _header(z: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> tuple[int, int]:
@@ -152,23 +160,31 @@ def _folder(
 ) -> Data:
     from torchvision.datasets import ImageFolder
 
-    root, sources = _find(path), _sources(parts)
+    root = _find(path)
+    wanted = _others(parts, (root / "held").is_dir())
+    own, sources = wanted != list(parts), _sources(wanted)
     if missing := [p for p in sources if not (root / p).is_dir()]:
         raise FileNotFoundError(
             f"the folder {path} has no {' and no '.join(missing)}; it needs train/CLASS/*.png and test/CLASS/*.png"
         )
-    found = {p: ImageFolder(root / p) for p in ("train", "test") if (root / p).is_dir()}
-    if len(found) == 2 and found["train"].classes != found["test"].classes:
-        differ = sorted(set(found["train"].classes) ^ set(found["test"].classes))
-        raise ValueError(
-            f"train and test must have the same class folders, but {', '.join(differ)} is in one of them only"
-        )
+    folders = ("train", "test", "held") if own else ("train", "test")
+    found = {p: ImageFolder(root / p) for p in folders if (root / p).is_dir()}
+    first, *others = found
+    for other in others:
+        if differ := sorted(set(found[first].classes) ^ set(found[other].classes)):
+            raise ValueError(
+                f"{first} and {other} must have the same class folders, but {', '.join(differ)} is in one of them only"
+            )
     files = {p: [Path(file) for file, _ in found[p].samples] for p in found}
     side, grey = _sizes([file for some in files.values() for file in some])
     given = {p: (_Pictures(files[p], side, grey), np.array(found[p].targets)) for p in found}
     train_pair, test_pair = (given.get(p, (None, None)) for p in ("train", "test"))
     pairs = _late(train_pair, train, late), _late(test_pair, test, late)
-    return split(*pairs, root.resolve().name.replace("_", " "), train, test, seed, parts)
+    made = split(*pairs, root.resolve().name.replace("_", " "), train, test, seed, wanted)
+    if not own:
+        return made
+    x, y = _late(given["held"], None, late)
+    return _only(hold_out(made, (x if isinstance(x, OnDemand) else x[np.arange(len(x))], y)), parts)
 
 # %% ../nbs/foundations/08_pictures.ipynb #e9d39390
 def _sizes(files: list[Path]) -> tuple[tuple[int, int], bool]:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .bands import simultaneous_band
 from .checks import check_number
 from .models import outputs
 from .statistics import binomial_interval, score_array
@@ -31,6 +32,7 @@ def success_fail(
     clean: pd.DataFrame,  # of natural examples, such as `evaluate` writes: `label prediction confidence`
     adversarial: pd.DataFrame,  # of adversarial examples, with the same columns
     level: float = 0.95,  # of the confidence bands, in (0, 1)
+    band: str = "beta",  # which `simultaneous_band`: "beta" is tight near 0 and 1, "dkw" has one width
 ) -> pd.DataFrame:  # a row for each threshold at which anything changes, ascending from 0 to 1
     """Compute the success-fail curve of a model under attack.
 
@@ -39,21 +41,17 @@ def success_fail(
     confidence > threshold. `failure_upper` is the coverage of the adversarial examples below t = 1/2 and the failure
     from there on. `coverage` and `accuracy` are those of the clean examples, the accuracy of no answers being 1.
 
-    Raises ValueError: a table is empty or lacks a column, a confidence does not lie in [0, 1], or `level` not
-      in (0, 1).
+    Raises ValueError: a table is empty or lacks a column, a confidence does not lie in [0, 1], `level` not in
+      (0, 1), or an unknown band.
 
-    Source: Goodfellow et al. (2019), sections 3 and 6.1; for the bands Dvoretzky, Kiefer and Wolfowitz (1956) with
-      the constant of Massart (1990).
+    Source: Goodfellow et al. (2019), sections 3 and 6.1; for the bands Aldor-Noiman et al. (2013) or Massart (1990).
     """
-    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
-        raise ValueError(f"level is the probability that a band holds the curve, in (0, 1), not {level!r}")
     for name, table in ("clean", clean), ("adversarial", adversarial):
         _check_table(name, table)
     curve = _staircase(clean, adversarial)
     for name, n in ("success", len(clean)), ("failure", len(adversarial)):
-        half = math.sqrt(math.log(2 / (1 - level)) / (2 * n))
-        curve[f"{name}_low"] = (curve[name] - half).clip(0, 1)
-        curve[f"{name}_high"] = (curve[name] + half).clip(0, 1)
+        low, high = simultaneous_band((curve[name] * n).round(), n, level, band)
+        curve[f"{name}_low"], curve[f"{name}_high"] = low, high
     return curve
 
 # %% ../nbs/confidence/25_selective.ipynb #5120e8c1

@@ -271,7 +271,8 @@ def test_the_curve_is_a_complete_staircase(clean, adversarial, t):
     for name, n in ("success", len(clean)), ("failure", len(adversarial)):
         low, high = curve[f"{name}_low"], curve[f"{name}_high"]
         assert (low <= curve[name]).all() and (curve[name] <= high).all() and low.ge(0).all() and high.le(1).all()
-        assert (curve[name] + math.sqrt(math.log(2 / 0.05) / (2 * n))).clip(0, 1).tolist() == pytest.approx(high.tolist())
+        other = success_fail(clean, adversarial, band="dkw")
+        assert (curve[name] + math.sqrt(math.log(2 / 0.05) / (2 * n))).clip(0, 1).tolist() == pytest.approx(other[f"{name}_high"].tolist())
 
 
 def test_the_curve_does_not_depend_on_order_or_index():
@@ -287,20 +288,21 @@ def test_a_confidence_that_was_rounded_above_one_counts_as_one():
     assert curve.threshold.tolist() == [0, 0.5, 1] and curve.success.tolist() == [1, 1, 0] and curve.failure.tolist() == [1, 1, 0]
 
 
-def test_bands_hold_the_true_curve_as_often_as_they_say():
+@pytest.mark.parametrize("band", ["beta", "dkw"])
+def test_bands_hold_the_true_curve_as_often_as_they_say(band):
     "Confidence c uniform, right with probability c: the true curves are known, and the whole of each must lie in its band"
     rng, held, runs = np.random.default_rng(0), {"success": 0, "failure": 0}, 200
     truth = {"success": lambda t: (1 - t**2) / 2, "failure": lambda t: 0.5 - t + t**2 / 2}
     for _ in range(runs):
         c = rng.random(80)
         sample = pd.DataFrame({"label": 0, "prediction": (rng.random(80) > c).astype(int), "confidence": c})
-        curve = success_fail(sample, sample)
+        curve = success_fail(sample, sample, band=band)
         left, right = curve.threshold.to_numpy()[:-1], curve.threshold.to_numpy()[1:]
         for name, true in truth.items():  # the truth falls: on a step it is highest at the left end, lowest at the right
             low, high = curve[f"{name}_low"].to_numpy()[:-1], curve[f"{name}_high"].to_numpy()[:-1]
             held[name] += bool((true(left) <= high).all() and (low <= true(right)).all())
     assert all(0.95 <= h / runs for h in held.values()), held
-    narrow, wide = success_fail(sample, sample, 0.5), success_fail(sample, sample, 0.99)
+    narrow, wide = success_fail(sample, sample, 0.5, band), success_fail(sample, sample, 0.99, band)
     assert (wide.failure_high >= narrow.failure_high).all() and (wide.failure_high > narrow.failure_high).any()
 
 

@@ -71,6 +71,8 @@ FUNCTIONS = {
     "ilcm": F(confnb.ilcm, ATTACK, "steps step_size batch_size", "climbs", steps=2),
     "pgd": F(confnb.pgd, ATTACK, "steps step_size restarts seed target start keep batch_size", "climbs", steps=3),
     "apgd": F(confnb.apgd, ATTACK, "steps restarts seed target margin batch_size", "climbs", steps=4),
+    "least_confident": F(confnb.least_confident, ATTACK, "steps restarts seed batch_size", "branches climbs", steps=4),
+    "miscalibrate": F(confnb.miscalibrate, ATTACK, "steps restarts seed batch_size", "branches climbs", steps=4),
     "jsma": F(confnb.jsma, "model x y", "steps theta target batch_size", "", lambda s: L0(s["steps"]), steps=3),
     "cw_l2": F(confnb.cw_l2, "model x y", "target kappa rounds steps step_size c autocast batch_size", "", rounds=2, steps=3),
     "cw_hc": F(confnb.cw_hc, "model x y", "target kappa", "", rounds=2, steps=3),
