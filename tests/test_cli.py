@@ -350,7 +350,7 @@ ASKED = {"model": "cli_nets:net", "data": "digits", "threat": "linf:0.1", "attac
 
 def evaluate(capsys, monkeypatch, **new):
     asked = {k: v for k, v in (ASKED | new).items() if v is not None}
-    return command(capsys, monkeypatch, "evaluate", *(word for k, v in asked.items() for word in (f"--{k}", v)))
+    return command(capsys, monkeypatch, "evaluate", "--force", *(word for k, v in asked.items() for word in (f"--{k}", v)))
 
 
 REFUSED = {

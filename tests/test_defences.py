@@ -158,7 +158,7 @@ def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits
     said = found.tables["attacks"].accuracy.iloc[-1]
     truth = by_hand(defence, digits.x_test[rows], digits.y_test[rows])
     assert said <= truth + 0.05 or not lines.fine.all(), f"{said:.0%} in the report, {truth:.0%} in truth, and every check passed"
-    assert lines.fine.all() == (found.summary[-1] == "No sign that the attacks failed.")
+    assert lines.fine.all() == found.sound
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits
 def test_what_is_wrong_is_called_by_its_name(kind, names, small_model, digits):
     found, lines = reported(kind(small_model), digits)
     assert set(names) <= set(lines.name[~lines.fine])
-    assert all(name in found.summary[-1] for name in names)
+    assert not found.sound and all(name in found.summary[0] for name in names)
 
 
 def linear(shape, classes):
@@ -208,7 +208,7 @@ HONEST = {
 def test_honest_models_pass_every_check(kind, threat, digits):
     found, lines = reported(HONEST[kind](data=digits, device="cpu"), digits, threat)
     assert lines.fine.all(), lines[~lines.fine].values.tolist()
-    assert found.summary[-1] == "No sign that the attacks failed." and found.tables["attacks"].accuracy.iloc[0] > 0.8
+    assert found.sound and found.tables["attacks"].accuracy.iloc[0] > 0.8
 
 
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
