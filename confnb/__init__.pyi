@@ -213,6 +213,7 @@ from .evaluation.report_tables import warning_table as warning_table
 from .evaluation.report_tables import worst_case as worst_case
 from .evaluation.reporting import ReportOptions as ReportOptions
 from .evaluation.reporting import report as report
+from .evaluation.signs import ASKED_AGAIN as ASKED_AGAIN
 from .evaluation.signs import EXPLODES as EXPLODES
 from .evaluation.signs import FEW as FEW
 from .evaluation.signs import MAX_ZERO_GRADIENT as MAX_ZERO_GRADIENT
