@@ -1,4 +1,4 @@
-# Two commands: `make figures` and `make test`. Both set everything up first, in .venv. `make slow` runs the tests that take long.
+# Two commands: `make figures` and `make test`. Both set everything up first, in .venv. `make slow` runs the tests that take long, `make soak` those that take very long.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -7,7 +7,7 @@ JOBS ?= 2
 CASES ?= 15000
 export MPLBACKEND ?= agg
 
-.PHONY: figures test slow setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
+.PHONY: figures test slow soak setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
@@ -18,7 +18,11 @@ test: setup in-step notebooks
 
 # the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page
 slow: setup
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow and not soak"
+
+# what takes very long: the same on more networks and seeds
+soak: setup
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist load -m soak
 
 setup: $(STAMP)
 
