@@ -69,7 +69,7 @@ def downhill(model, x, y, ball):
 CRIPPLED = {"one tiny step": partial(pgd, steps=1, step_size=0.001), "the wrong sign": downhill, "cut off": detached}
 
 
-@pytest.mark.parametrize("name", ["cnn-pgd-linf.095", *(pytest.param(n, marks=pytest.mark.slow) for n in NETS if n != "cnn-pgd-linf.095")])
+@pytest.mark.parametrize("name", ["cnn-pgd-linf.095", *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in NETS if n != "cnn-pgd-linf.095")])
 def test_sound_attacks_find_planted_mistakes_and_crippled_ones_do_not(name, digits):
     model, ball = load_model(f"digits/{name}"), Linf(0.1)
     x, y = digits.x_test[:20], digits.y_test[:20]
@@ -410,7 +410,7 @@ def judged(model, digits, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", [pytest.param(i, marks=[pytest.mark.soak] * (i % 4 > 0)) for i in range(10)])
 def test_every_broken_defence_is_flagged_and_named_or_its_number_is_right(ten, digits, number):
     one = ten[number]
     found = judged(one.model, digits)
@@ -425,7 +425,7 @@ def test_every_broken_defence_is_flagged_and_named_or_its_number_is_right(ten, d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.soak) for s in (1, 2))])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [NETS[0], *(pytest.param(n, marks=pytest.mark.soak) for n in NETS[1:])])
 def test_no_honest_network_is_flagged(name, digits, seed):
     found = judged(load_model(f"digits/{name}"), digits, seed)
     assert found.sound, found.summary[0]

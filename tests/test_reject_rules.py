@@ -501,7 +501,7 @@ HAND = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind == "noisy votes")) for kind in HAND])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind != "neighbours")) for kind in HAND])
 def test_one_call_is_as_good_as_the_attack_written_by_hand(kind, attacked, digits):
     net, x, y = attacked
     nets = [net, *(load_model(name, "cpu").requires_grad_(False) for name in OTHERS)]
