@@ -13,6 +13,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toys import backwards
 from typer.testing import CliRunner
 
 from confnb import basics
@@ -142,18 +143,7 @@ class Turned(nn.Module):
         self.model, self.factor = model, factor
 
     def forward(self, x):
-        return self.model(Backward.apply(x, self.factor))
-
-
-class Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.factor, None
+        return self.model(backwards(x, lambda gradient: gradient * self.factor))
 
 
 @pytest.mark.parametrize(

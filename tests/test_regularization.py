@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
-from toys import images
+from toys import backwards, images
 
 from confnb.attacks import fgsm, offset_logits
 from confnb.data import EXTENT, as_pixels, spheres, two_classes, unsupported
@@ -420,26 +420,13 @@ def test_positions_on_a_ray_are_numbers_wherever_tensors_are_made():
     assert torch.equal(found, along_rays(model, x, [0.0, 1.0]))
 
 
-class Blind(torch.autograd.Function):
-    "The same values; what comes back is NaN or infinite wherever `bad` says so"
-
-    @staticmethod
-    def forward(ctx, x, bad):
-        ctx.bad = bad
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient + ctx.bad, None
-
-
 @pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_no_number_is_none(nothing):
     class Blinding(Cut):
         def forward(self, x):
             bad = torch.zeros_like(x)
             bad[:, :, :2] = nothing  # a quarter of the rows
-            return super().forward(Blind.apply(x, bad))
+            return super().forward(backwards(x, lambda gradient: gradient + bad))
 
     x, y = images(3, 8), torch.tensor([0, 1, 2])
     assert predict(Blinding(64), x).isfinite().all()

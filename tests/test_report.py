@@ -21,6 +21,7 @@ import typer
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from toys import backwards
 from typer.testing import CliRunner
 
 from confnb import basics, detectors, reject_rules
@@ -616,19 +617,6 @@ def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, d
 # gradients
 
 
-class Backward(torch.autograd.Function):
-    "Nothing forwards; backwards a gradient of something else"
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.factor, None
-
-
 class Turned(nn.Module):
     "A model whose gradient is multiplied by something"
 
@@ -640,7 +628,7 @@ class Turned(nn.Module):
         return str(self.factor)
 
     def forward(self, x):
-        return self.model(Backward.apply(x, self.factor))
+        return self.model(backwards(x, lambda gradient: gradient * self.factor))
 
 
 @pytest.mark.parametrize("factor, share", [(1.0, 0), (0.0, 1), (math.nan, 1), (math.inf, 1), (-1.0, 0)])

@@ -27,7 +27,6 @@ from .signs import of_answers, of_gradients
 from .specs import TOGETHER, Notes, ProjectOutside
 from .threats import of_size, size_of, whole_size
 from ..found import Attack
-from ..images import stratified_order
 from ..maxconfidence import max_confidence
 from ..objectives import WrongConfidence
 from ..random_search import square
@@ -38,11 +37,6 @@ from ..statistics import binomial_interval
 # %% ../../nbs/evaluation/58_checks.ipynb #a620b531
 CERTAIN = 1e-6  # a confidence that near to 1 is as good as 1
 ELSEWHERE = "maxconfidence at other radii"  # what the warnings of the table of radii are listed under
-
-# %% ../../nbs/evaluation/58_checks.ipynb #c18c6a51
-def _some(y: Tensor, most: int = 200) -> Tensor:
-    """Choose the rows of the images on which other radii and other searches are tried."""
-    return stratified_order(y.cpu())[:most].to(y.device)
 
 # %% ../../nbs/evaluation/58_checks.ipynb #3e382e67
 def _at(size: float) -> str:

@@ -67,12 +67,12 @@ def _sure(model: nn.Module, z: Tensor, batch_size: int = 256) -> Tensor:
     return predict(model, z, batch_size).softmax(1).amax(1).cpu()
 
 # %% ../../nbs/evaluation/56_signs.ipynb #54b5517c
-def _twice(model: nn.Module, x: Tensor, first: Tensor) -> Indicator:
+def _twice(model: nn.Module, x: Tensor, logits: Tensor, first: Tensor) -> Indicator:
     "Where the answer changes"
     few = x[:FEW].to(device_of(model))
     with borrow(model), torch.no_grad():
         one, two = (logits_of(model, few).softmax(1).amax(1).cpu() for _ in range(2))
-    apart = (_sure(model, x) - first.cpu()).abs()
+    apart = (logits.softmax(1).amax(1).cpu() - first.cpu()).abs()
     apart[: len(few)] = torch.maximum(apart[: len(few)], (one - two).abs())
     return Indicator(
         "the same answer twice",
@@ -134,10 +134,11 @@ def of_answers(
     """Look at the answers to clean images: chance, ties, precision, and whether they stay the same."""
     wrong = int((clean.prediction != clean.label).sum())
     first = torch.as_tensor(clean.confidence.to_numpy())
-    twice = _twice(model, x, first)
+    logits = predict(model, x)
+    twice = _twice(model, x, logits, first)
     return [
         _worse_than_chance(wrong, len(x), classes),
-        _ties(predict(model, x)),
+        _ties(logits),
         _in_float64(model, x, twice.fine),
         twice,
         _other_batch(model, x),

@@ -24,16 +24,15 @@ from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, unif
 from ..basics import UsageError
 from ..borrowing import device_of
 from ..data import load_data
-from ..detectors import DensityScore, KDensity
 from .loading import _check_names, _deliberate, _given, _near, _told, resolve
 from .threats import PLAIN, threat_word
 from ..found import Attack, Found, score_inside
 from ..images import Data, stratified_order
 from ..maxconfidence import max_confidence
-from ..models import features, outputs
+from ..models import outputs
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..random_search import square
-from ..reject_rules import DETECTORS, OfLogits
+from ..reject_rules import DETECTORS, OfLogits, _fitted
 from ..runtime import predict
 from ..sets import L0, L1, L2, Ball, Linf
 from ..tables import Score
@@ -222,8 +221,7 @@ def kdensity_detector(
     """
     rows = stratified_order(data.y_train)[:most]
     try:
-        hidden = features(model, data.x_train[rows].to(device_of(model)))
-        return DensityScore(KDensity.relative(hidden, data.y_train[rows].to(hidden.device)))
+        return _fitted("kdensity", model, data.x_train[rows].to(device_of(model)), data.y_train[rows])
     except ValueError as e:
         raise UsageError(f"the detector 'kdensity': {e}") from e
 
