@@ -44,7 +44,7 @@ notebooks: setup
 # what the stored notebooks show: the MNIST run of every topic, put there by the project's own command
 reference: setup
 	$(BIN)/confnb reproduce --profile mnist --out runs/mnist $(ARGS)
-	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/16_search.ipynb runs/mnist/notebooks/16_search.ipynb -f nbs/profiles/mnist.yaml
+	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/21_search.ipynb runs/mnist/notebooks/21_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
 	$(BIN)/python -m confnb.workshop.in_step --write
 

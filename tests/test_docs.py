@@ -171,7 +171,7 @@ def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
         assert not [c for c in cells if c["cell_type"] == "code" and "#| export" in "".join(c["source"])]
         lost = words(page) - words(made_there / name(page)) - set(re.findall(r"\w+", made.cells(page)[0][1]))
         assert not lost, f"nbdev drops text of {name(page)}: {sorted(lost)[:10]}"
-    documented = "".join((made_there / "foundations/19_max_confidence.ipynb").read_text(encoding="utf-8"))
+    documented = "".join((made_there / "foundations/26_max_confidence.ipynb").read_text(encoding="utf-8"))
     assert "### max_confidence" in documented and "#L" in documented  # the documentation of what a cell exports, with its source
 
 

@@ -55,6 +55,11 @@ def methods(thing):
     return [f for n, f in vars(thing).items() if inspect.isfunction(f) and not n.startswith("_") and f.__code__.co_filename.endswith(".py")]
 
 
+def test_no_two_notebooks_of_a_room_share_a_number():
+    places = [(p.parent.name, p.name[:2]) for p in NUMBERED]
+    assert len(places) > 80 and len(set(places)) == len(places), sorted({p for p in places if places.count(p) > 1})
+
+
 @pytest.mark.parametrize("thing", list(exported()))
 def test_exported_names_say_what_they_are(thing):
     for one in (thing, *methods(thing)):
