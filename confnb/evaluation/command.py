@@ -117,64 +117,82 @@ def _judge(found: Report, conditions: Sequence[Condition], strict: bool) -> None
     if held:
         raise typer.Exit(3)
 
+# %% ../../nbs/evaluation/76_command.ipynb #89fabd71
+_Model = Annotated[
+    str, typer.Option(help="package.module:factory, such as torchvision.models:resnet18, or timm:NAME.")
+]
+_Data = Annotated[
+    str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")
+]
+_Threat = Annotated[
+    str,
+    typer.Option(help="The attack set: linf:8/255, l1:10, 'rotate:30,shift:3 | l2:2', package.module:name."),
+]
+_Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="The folder for the page, the tables and the figures.")
+]
+_Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="The model's weights, safetensors.")]
+_Attacks = Annotated[
+    str | None,
+    typer.Option(
+        help="Names with commas between, in place of the effort's; also foolbox:NAME, torchattacks:NAME, package.module:function."
+    ),
+]
+_Detectors = Annotated[
+    str, typer.Option(help="confidence, max-logit, entropy, non-me, kdensity, package.module:function.")
+]
+_Mean = Annotated[
+    str | None, typer.Option(help="Normalisation that the model expects outside, such as 0.485,0.456,0.406.")
+]
+_Std = Annotated[str | None, typer.Option(help="The same, such as 0.229,0.224,0.225.")]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="A setting of the factory; repeatable."),
+]
+
+# %% ../../nbs/evaluation/76_command.ipynb #1bdd07d7
+_Points = Annotated[int | None, typer.Option(help="How many test images are attacked.", min=1)]
+_Effort = Annotated[str, typer.Option(help="quick, standard or thorough.")]
+_Quick = Annotated[
+    bool, typer.Option("--quick", help="A look in passing: 60 images, one attack, one radius.")
+]
+_Force = Annotated[bool, typer.Option("--force", help="Attack a model at chance all the same.")]
+_Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with status 3 where the evaluation is not sound.")
+]
+_FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if", metavar="CONDITION", help="Exit with status 3 if 'failure@.9 > .05'; repeatable."
+    ),
+]
+_Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the card of the report here.")
+]
+_Seed = Annotated[int, typer.Option(help="Of random draws.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
 # %% ../../nbs/evaluation/76_command.ipynb #71f23b1d
 def evaluate_command(
-    model: Annotated[
-        str, typer.Option(help="package.module:factory, such as torchvision.models:resnet18, or timm:NAME.")
-    ],
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")
-    ],
-    threat: Annotated[
-        str,
-        typer.Option(
-            help="The attack set: linf:8/255, l1:10, 'rotate:30,shift:3 | l2:2', package.module:name."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder for the page, the tables and the figures.")
-    ],
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The model's weights, safetensors.")
-    ] = None,
-    attacks: Annotated[
-        str | None,
-        typer.Option(
-            help="Names with commas between, in place of the effort's; also foolbox:NAME, torchattacks:NAME, package.module:function."
-        ),
-    ] = None,
-    detectors: Annotated[
-        str, typer.Option(help="confidence, max-logit, entropy, non-me, kdensity, package.module:function.")
-    ] = "confidence,max-logit,entropy",
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Normalisation that the model expects outside, such as 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="The same, such as 0.229,0.224,0.225.")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="A setting of the factory; repeatable."),
-    ] = None,
-    points: Annotated[int | None, typer.Option(help="How many test images are attacked.", min=1)] = None,
-    effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A look in passing: 60 images, one attack, one radius.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Attack a model at chance all the same.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 3 where the evaluation is not sound.")
-    ] = False,
-    fail_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fail-if", metavar="CONDITION", help="Exit with status 3 if 'failure@.9 > .05'; repeatable."
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the card of the report here.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random draws.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    model: _Model,
+    data: _Data,
+    threat: _Threat,
+    out: _Out,
+    weights: _Weights = None,
+    attacks: _Attacks = None,
+    detectors: _Detectors = "confidence,max-logit,entropy",
+    mean: _Mean = None,
+    std: _Std = None,
+    options: _Settings = None,
+    points: _Points = None,
+    effort: _Effort = "standard",
+    quick: _Quick = False,
+    force: _Force = False,
+    strict: _Strict = False,
+    fail_if: _FailIf = None,
+    json_file: _Json = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
 ) -> None:
     """Report what a model's confidence is worth: a page with tables and figures in DIR/index.html."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
