@@ -196,6 +196,16 @@ from .evaluation.planted import Replanted as Replanted
 from .evaluation.planted import of_planted as of_planted
 from .evaluation.planted import plant as plant
 from .evaluation.planted import planted_mistakes as planted_mistakes
+from .evaluation.rejecting import FITTED as FITTED
+from .evaluation.rejecting import LOSE as LOSE
+from .evaluation.rejecting import Rejection as Rejection
+from .evaluation.rejecting import attack_with_rule as attack_with_rule
+from .evaluation.rejecting import of_alarms as of_alarms
+from .evaluation.rejecting import of_rule as of_rule
+from .evaluation.rejecting import of_scores as of_scores
+from .evaluation.rejecting import rejection_sentence as rejection_sentence
+from .evaluation.rejecting import rejection_tables as rejection_tables
+from .evaluation.rejecting import rule_from as rule_from
 from .evaluation.report_figures import calibration_figure as calibration_figure
 from .evaluation.report_figures import detector_figure as detector_figure
 from .evaluation.report_figures import radius_figure as radius_figure

@@ -107,8 +107,9 @@ def plot_success_fail(
     ax: Any,  # matplotlib axes
     band: bool = True,  # whether the failure band is shaded
     look: Callable[[str], dict[str, Any]] | None = None,  # of a name's line; `plots.line` by default
+    mark: float = 0.5,  # the threshold at which each curve has a dot, in [0, 1]
 ) -> None:
-    """Draw success-fail curves as staircases, with a dot at t = 1/2."""
+    """Draw success-fail curves as staircases, with a dot at one threshold."""
     from confnb.plots import line
 
     for name, curve in curves.items():
@@ -118,13 +119,20 @@ def plot_success_fail(
         if band:
             ends = curve.failure_low, curve.failure_high
             ax.fill_betweenx(curve.success, *ends, step="post", alpha=0.12, linewidth=0, **ink)
-        half = curve_at(curve, 0.5)
-        ax.plot(half.failure, half.success, "o", markersize=6, markeredgecolor="white", zorder=5, **ink)
+        at = curve_at(curve, mark)
+        ax.plot(at.failure, at.success, "o", markersize=6, markeredgecolor="white", zorder=5, **ink)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
     ax.set(xlabel="failure rate on adversarial examples", ylabel="success rate on clean examples")
 
 # %% ../nbs/confidence/43_selective.ipynb #d84729a5
 ABSTAIN = -1  # what is said in place of a class where no answer is given
+
+# %% ../nbs/confidence/43_selective.ipynb #f0da4bdb
+def _just_below(value: np.float64, values: np.ndarray) -> float:
+    "The next number below: of float32 where all values are, since PyTorch compares in the type of the scores"
+    with np.errstate(over="ignore"):
+        kind = np.float32 if np.array_equal(values.astype(np.float32), values) else np.float64
+    return float(np.nextafter(kind(value), kind(-np.inf)))
 
 # %% ../nbs/confidence/43_selective.ipynb #0215517d
 def choose_threshold(
@@ -135,7 +143,8 @@ def choose_threshold(
 ) -> float:
     """Choose the highest threshold that keeps enough right answers, or loses few enough examples.
 
-    An answer is given where the score is *greater* than the threshold. Infinite scores are ranked like others.
+    An answer is given where the score is *greater* than the threshold, in float32 as in float64. Infinite scores are
+    ranked like others.
 
     Raises ValueError: none or both of `keep` and `lose`, a share out of range, NaN, or nothing to choose from.
     """
@@ -154,7 +163,7 @@ def choose_threshold(
             f"not {n} scores, keep={keep!r}, lose={lose!r}"
         )
     passed = n - math.ceil(kept * n - 1e-9) if lose is None else int(lose * n + 1e-9)
-    return float(np.nextafter(np.sort(values)[passed], -np.inf))
+    return _just_below(np.sort(values)[passed], values)
 
 # %% ../nbs/confidence/43_selective.ipynb #72f1f0ab
 def robust_error(

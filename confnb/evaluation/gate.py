@@ -150,6 +150,7 @@ def report_card(
         "clean": numbers(clean),
         "attacked": numbers(worst) if gate.sound else None,
         "thresholds": _at_thresholds(tables["curve"]) if gate.sound else None,
+        "reject": _with_rule(tables, told) if gate.sound and "reject" in tables else None,
         "checks": checks.to_dict("records"),
         "seed": told["seed"],
         "versions": dict(manifest["versions"]),
@@ -165,12 +166,29 @@ def _at_thresholds(curves: pd.DataFrame) -> list[dict[str, float]]:
     columns = [f"{kind}{end}" for kind in kinds for end in ("", "_low", "_high")]
     return [{"threshold": t, **{c: float(curve_at(worst, t)[c]) for c in columns}} for t in CARD_AT]
 
+# %% ../../nbs/evaluation/70_gate.ipynb #870e1021
+def _with_rule(tables: Mapping[str, pd.DataFrame], told: Mapping[str, Any]) -> dict[str, Any]:
+    "What two attackers get accepted by the reject rule, and how many clean images it answers"
+    by = {
+        r["attacker"]: {k: float(r[k]) for k in ("mistakes accepted", "low", "high")}
+        for r in tables["reject"].to_dict("records")
+    }
+    return {
+        "rule": told["reject"],
+        "clean images answered": float(tables["reject"]["clean images answered"].iloc[0]),
+        **by,
+    }
+
 # %% ../../nbs/evaluation/70_gate.ipynb #5550b49a
 def attacker_words(
     attacks: list[str],  # by name
     detectors: list[str],  # by name; the attacks did not aim at them
+    rule: str | None = None,  # the name of the reject rule, which is attacked together with the model
 ) -> dict[str, str]:
     """Say what the attacker knows of the model and of the detectors."""
     blind = {"noise", "square", "negative"}
     knows = "its weights and gradients" if set(attacks) - blind else "its answers alone"
-    return {"model": knows} | ({"detectors": "nothing: the attacks did not aim at them"} if detectors else {})
+    said = {"model": knows}
+    if rule:
+        said["reject rule"] = "all of it: it is attacked together with the model"
+    return said | ({"detectors": "nothing: the attacks did not aim at them"} if detectors else {})

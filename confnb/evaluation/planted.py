@@ -212,12 +212,13 @@ MISSED = 0.1  # the share of planted mistakes that a sound attack may miss
 def of_planted(
     table: pd.DataFrame,  # of `planted_mistakes`
     name: str,  # of the attack
+    what: str = "planted mistakes are found",  # what should hold
 ) -> Indicator:
     """Say how many of the planted mistakes an attack finds."""
     tried = table[table.planted]
     found, random = int(tried.found.sum()), int(tried.random.sum())
     return Indicator(
-        "planted mistakes are found",
+        what,
         len(tried) - found,
         len(tried),
         MISSED,

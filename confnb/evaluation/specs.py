@@ -24,7 +24,7 @@ from ..attacks import apgd, bim, confident_linf, fgsm, ilcm, negative, pgd, unif
 from ..basics import UsageError
 from ..borrowing import device_of
 from ..data import load_data
-from .loading import _check_names, _deliberate, _given, _near, _told, resolve
+from .loading import _check_names, _deliberate, _given, _near, _told, held_from, resolve
 from .threats import PLAIN, threat_word
 from ..found import Attack, Found, score_inside
 from ..images import Data, stratified_order
@@ -36,6 +36,7 @@ from ..reject_rules import DETECTORS, OfLogits, _fitted
 from ..runtime import predict
 from ..sets import L0, L1, L2, Ball, Linf
 from ..tables import Score
+from ..unseen import hold_out
 
 # %% ../../nbs/evaluation/63_specs.ipynb #89b36e7a
 @dataclass(frozen=True)
@@ -270,16 +271,25 @@ def _check_scores(model: nn.Module, data: Data, scores: Mapping[str, Score]) -> 
 # %% ../../nbs/evaluation/63_specs.ipynb #02369b18
 TOGETHER = "all together"
 
+# %% ../../nbs/evaluation/63_specs.ipynb #04ad3292
+def _with_held(load: Callable[..., Data], held: str | None) -> Data:
+    "Load data, with other held-out images where some are asked for: of the test set, or of npz:PATH or folder:PATH"
+    if held is None or ":" not in held:
+        return load(held=held_from(held))
+    other = load_data(held, parts=("test",))
+    return hold_out(load(), (other.x_test, other.y_test))
+
 # %% ../../nbs/evaluation/63_specs.ipynb #44576b69
-def _loaded(name: str, detectors: Sequence[str] | Mapping[str, Any]) -> Data:
+def _loaded(name: str, detectors: Sequence[str] | Mapping[str, Any], held: str | None = None) -> Data:
     """Load the data set of that name.
 
     Images that were trained on are read only where a detector needs them, if `load_data` can leave them
-    out.
+    out. `held` is a number or a share of test images to hold out, or other data whose test images are held out.
     """
-    wanted = ("train", "val", "test") if "kdensity" in detectors else ("val", "test")
+    fitted = any(name in detectors for name in ("kdensity", "neighbours"))
+    wanted = ("train", "val", "test") if fitted else ("val", "test")
     try:
-        return load_data(name, **_given(load_data, {"parts": wanted}))
+        return _with_held(partial(load_data, name, parts=wanted), held)
     except (OSError, UsageError):
         raise
     except Exception as e:

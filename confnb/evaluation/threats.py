@@ -19,7 +19,7 @@ from ..basics import UsageError
 from ..corruptions import Corruptions
 from .loading import _near, resolve
 from ..families import Family, Then
-from ..sets import BOX, L0, L1, L2, Ball, Linf, _check_scale, check_ball
+from ..sets import BOX, L0, L1, L2, Ball, Linf, _check_scale, as_ball, check_ball
 from ..transforms import Brightness, Contrast, Frame, Patch, Rotate
 from ..unions import Union, flat_sizes, members_of, scaled
 
@@ -113,8 +113,8 @@ def _own(text: str) -> Ball:
 
 # %% ../../nbs/evaluation/62_threats.ipynb #0acd068a
 def threat_from(
-    spec: str
-    | Ball,  # words such as "linf:8/255" or "rotate:30,shift:3 >> linf:.1 | l2:2"; a set stays as it is
+    # words such as "linf:8/255" or "rotate:30,shift:3 >> linf:.1 | l2:2"; an L-inf radius; a set stays as it is
+    spec: str | Ball | float,
 ) -> Ball:
     """Turn words into their set; `>>` binds more closely than `|`.
 
@@ -125,7 +125,7 @@ def threat_from(
         joined = [_chained(part) for part in spec.split("|")]
         return Union(tuple(joined)) if len(joined) > 1 else joined[0]
     try:
-        check_ball(spec, 1)
+        spec = as_ball(spec, 1)
     except (TypeError, ValueError) as e:
         if any(
             isinstance(s, Tensor) and s.numel() > 1

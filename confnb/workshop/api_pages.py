@@ -115,11 +115,33 @@ def _places(source: Path) -> dict[str, tuple[str, str]]:
     }
     return {cell: (above[i] or [("", "")])[-1] for i, (_, _, cell) in enumerate(cells(source))}
 
+# %% ../../nbs/workshop/97_api_pages.ipynb #6eab9e3c
+def _help(annotation: ast.expr | None) -> str:
+    """Read the help text of a command's option; empty where the annotation is of none."""
+    calls = [n for n in ast.walk(annotation) if isinstance(n, ast.Call)] if annotation else []
+    given = [k.value for call in calls for k in call.keywords if k.arg == "help"]
+    return next((str(v.value) for v in given if isinstance(v, ast.Constant)), "")
+
+
+def _options(tree: ast.Module) -> dict[int, str]:
+    """Find the help texts of parameters whose annotation is the name of an option, by line."""
+    named = {
+        n.targets[0].id: _help(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
+    args = [a for n in tree.body if isinstance(n, ast.FunctionDef) for a in n.args.args]
+    return {
+        a.lineno: said
+        for a in args
+        if isinstance(a.annotation, ast.Name) and (said := named.get(a.annotation.id))
+    }
+
 # %% ../../nbs/workshop/97_api_pages.ipynb #ed790dd7
 def comments(text: str) -> dict[int, str]:
-    """Find the comment on each line of a module, by the line's number."""
+    """Find what is said on each line of a module, by the line's number: comments, and the help of options by name."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return {
+    return _options(ast.parse(text)) | {
         t.start[0]: t.string.lstrip("# ")
         for t in tokens
         if t.type == tokenize.COMMENT and not t.string.startswith("# %%")
@@ -134,13 +156,6 @@ def _docment(line: int, said: dict[int, str], taken: set[int]) -> str:
     while (line := line - 1) in said and line not in taken:
         above.insert(0, said[line])
     return " ".join(above)
-
-# %% ../../nbs/workshop/97_api_pages.ipynb #6eab9e3c
-def _help(arg: ast.arg) -> str:
-    """Read the help text of a command's option; empty where the parameter is none."""
-    calls = [n for n in ast.walk(arg.annotation) if isinstance(n, ast.Call)] if arg.annotation else []
-    given = [k.value for call in calls for k in call.keywords if k.arg == "help"]
-    return next((str(v.value) for v in given if isinstance(v, ast.Constant)), "")
 
 # %% ../../nbs/workshop/97_api_pages.ipynb #36d24407
 def described(node: ast.stmt, said: dict[int, str]) -> dict[str, str]:
@@ -160,7 +175,7 @@ def described(node: ast.stmt, said: dict[int, str]) -> dict[str, str]:
             for a in (*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg)
             if a and a.arg != "self"
         }
-        helped = {a.arg: _help(a) for a in (*args.args, *args.kwonlyargs)}
+        helped = {a.arg: _help(a.annotation) for a in (*args.args, *args.kwonlyargs)}
         last = init.returns.end_lineno if init is node and init.returns else None
         if last and init.body[0].lineno > last:
             named["returns"] = last
