@@ -16,6 +16,7 @@ from .rejecting import rejection_sentence
 from .report_tables import _percent
 from .specs import TOGETHER, Notes
 from ..statistics import calibration_error
+from ..summaries import success_at
 
 # %% ../../nbs/evaluation/75_summary.ipynb #db27f357
 def summary_sentences(
@@ -42,6 +43,7 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
     said = [
         f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to "
         f"{_percent(worst.high)}), and the mean confidence in a wrong class is {worst.wrong_confidence:.2f}.",
+        _at_one_percent(tables["curve"]),
         f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with "
         f"that confidence, and keeps {_percent(lost.recall)} of them.",
     ]
@@ -56,6 +58,18 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
             f"{_percent(best['caught at 5 %'])} of the mistakes at 5 % false alarms, if the attacker does not know of it: these attacks did not."
         )
     return said
+
+# %% ../../nbs/evaluation/75_summary.ipynb #81ddf8ba
+def _at_one_percent(curves: pd.DataFrame) -> str:
+    """Say what is left of the right answers where at most 1 % of the attacked images are answered wrong."""
+    worst = curves[curves.attack == TOGETHER].reset_index(drop=True)
+    there = success_at(worst, 0.01)
+    if not there.success:
+        return "No threshold of confidence that answers any clean image right keeps wrong answers under attack to 1 % of the images."
+    return (
+        f"Wrong answers under attack are kept to 1 % of these images by a threshold of {there.threshold:.3g} or more on the confidence, "
+        f"which leaves right answers on {_percent(there.success)} of the clean ones."
+    )
 
 # %% ../../nbs/evaluation/75_summary.ipynb #e566efd7
 def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
