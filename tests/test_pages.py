@@ -84,6 +84,15 @@ def test_outputs_bring_no_script():
     assert "<b>bold</b>" in text and "<script" not in text and "a warning" not in text
 
 
+def test_long_imports_and_parameters_are_folded(tmp_path):
+    imports = "\n".join(f"import module_{k}" for k in range(12))
+    cells = [nbformat.v4.new_code_cell(imports), nbformat.v4.new_code_cell("import os"), nbformat.v4.new_code_cell(imports + "\nx = 1")]
+    settings = nbformat.v4.new_code_cell("\n".join(f"x{k} = {k}  # a setting" for k in range(12)), metadata={"tags": ["parameters"]})
+    html = site_module.page(nbformat.v4.new_notebook(cells=[*cells, settings]), tmp_path, {})
+    assert re.findall(r"<summary>(\w+)</summary>", html) == ["imports", "parameters"]
+    assert html.count("module_11") == 2 and "a setting" in html
+
+
 def test_outputs_are_shown_in_their_best_form():
     nb = notebook(("x", "code"))
     pictures = {"image/png": "iVBORw0K\nGgo=\n", "image/svg+xml": "<svg/>"}
