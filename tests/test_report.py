@@ -569,7 +569,7 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("cw_l2", "cw_hc")), *"jsma ddn cw_l2_fast negative foolbox:L2PGD torchattacks:OnePixel torchattacks:CW".split()])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")), *"jsma ddn cw_l2_fast negative foolbox:L2PGD torchattacks:OnePixel torchattacks:CW".split()])
 @pytest.mark.filterwarnings("ignore")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:

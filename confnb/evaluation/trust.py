@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -179,6 +180,14 @@ def examine(
             warnings.simplefilter("ignore", kind)
         return _examined(model, x, y, table, attacks, ball, effort, how)
 
+# %% ../../nbs/evaluation/74_trust.ipynb #4e617e50
+def _affordable(
+    passes: float,  # of the attack for each image
+    most: int,  # how many images an attack of few passes is given
+) -> int:
+    """Choose how many images are attacked one by one: at least two, and 4,000 passes in all."""
+    return min(most, max(2, int(4000 / max(passes, 1))))
+
 # %% ../../nbs/evaluation/74_trust.ipynb #fdafeda3
 def _examined(
     model: nn.Module,
@@ -193,6 +202,7 @@ def _examined(
     "The indicators of `examine`"
     name = best_attack(table)
     attack, worst, few = attacks[name], _each(table)[TOGETHER], _spread(y, effort.few)
+    alone = partial(_affordable, table[table.attack == name].passes.mean())
     lines = of_second(
         model,
         x[few],
@@ -201,8 +211,9 @@ def _examined(
         second_opinions(ball, 1_000_003, how["surrogate"], effort.queries, MORE[effort.search]),
     )
     each = [
-        follow(model, x[i : i + 1], y[i : i + 1], ball, attack) for i in _spread(y, effort.trails).tolist()
+        follow(model, x[i : i + 1], y[i : i + 1], ball, attack)
+        for i in _spread(y, alone(effort.trails)).tolist()
     ]
-    some, rule = _spread(y, effort.planted), {k: how[k] for k in ("score", "threshold")}
+    some, rule = _spread(y, alone(effort.planted)), {k: how[k] for k in ("score", "threshold")}
     found = planted_mistakes(model, x[some], y[some], ball, attack, **rule)
     return [*lines, *of_trails(each, name), of_planted(found, name)]
