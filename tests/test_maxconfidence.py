@@ -461,7 +461,9 @@ def test_robust_error_by_brute_force(rows, t):
     attacked = pd.DataFrame([(y, p, c) for y, _, _, p, c in rows], columns=["label", "prediction", "confidence"])
     wrong = sum((c > t and p != y) or (d > t and q != y) for y, p, c, q, d in rows)
     answered = sum(c > t or d > t for _, _, c, _, d in rows)
-    assert robust_error(clean, attacked, t) == (wrong, answered)
+    found = robust_error(clean, attacked, t)
+    assert found == (found.wrong, found.answered) == (wrong, answered)
+    assert found.rate == (wrong / answered if answered else 0)
 
 
 def test_robust_error_needs_the_same_examples():
@@ -864,6 +866,11 @@ BAD = {
     "another number": (lambda x, y: dict(ball=8.0), ValueError, "255"),
     "step_size": (lambda x, y: dict(steps=2, step_size=10.0), ValueError, "255"),
     "step_size alone": (lambda x, y: dict(step_size=0.01), ValueError, "step_size needs steps"),
+    "step_size of an optimizer": (
+        lambda x, y: dict(step_size=0.01, optimizer=lambda model, objective, x, ball, seed: x),
+        ValueError,
+        "step_size.*give it to the optimizer",
+    ),
     "two optimizers": (lambda x, y: dict(steps=2, optimizer=lambda model, objective, x, ball, seed: x), ValueError, "optimizer"),
     "batch": (lambda x, y: dict(batch_size=0), ValueError, "batch_size must be"),
     "no batch": (lambda x, y: dict(batch_size=None), TypeError, "batch_size must be a whole number"),
