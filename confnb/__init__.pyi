@@ -498,6 +498,7 @@ from .runtime import uniform as uniform
 from .search import Climb as Climb
 from .search import maximize as maximize
 from .selective import ABSTAIN as ABSTAIN
+from .selective import RobustError as RobustError
 from .selective import answer_or_abstain as answer_or_abstain
 from .selective import choose_threshold as choose_threshold
 from .selective import curve_at as curve_at

@@ -777,6 +777,13 @@ def test_pickles_of_every_protocol_are_refused(tmp_path, protocol):
         loading._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
 
 
+def test_images_that_were_trained_on_are_read_only_for_a_detector_that_needs_them():
+    "A training set of ImageNet would not fit in memory"
+    held_and_test, whole = (specs._loaded("digits", names) for names in (("confidence", "msp"), ("confidence", "kdensity")))
+    assert "x_train" not in vars(held_and_test) and len(whole.x_train) > 0
+    assert torch.equal(held_and_test.x_test, whole.x_test) and torch.equal(held_and_test.x_val, whole.x_val)
+
+
 @pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])
 def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, name):
     found = reporting.report(small_model, digits, "linf:0.1", {name: lazy}, {name: specs.OfLogits(reject_rules.max_logit)}, out="mine", points=12, say=lambda line: None)
