@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import IN_PLACE, Edges, backwards
+from toys import IN_PLACE, Edges, backwards, softmax
+from toys import curved as tiny
 
 from confnb.attacks import (
     apgd,
@@ -41,13 +42,6 @@ def linear(seed=0, classes=2, gain=1.0):
     return model, model[1].weight.data
 
 
-def tiny(seed=0, shape=(1, 5, 5), classes=4, gain=3.0):
-    "A random curved network on images of any shape, in double precision"
-    with seeded(seed):
-        model = nn.Sequential(nn.Conv2d(shape[0], 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes))
-    for p in model.parameters():
-        p.data *= gain
-    return model.double().eval()
 
 
 def images(n=6, seed=0, shape=(1, 5, 5)):
@@ -58,9 +52,6 @@ def labels(n=6, seed=0, classes=2):
     return torch.randint(classes, (n,), generator=generator(seed))
 
 
-def softmax(logits):
-    e = np.exp(logits.double().numpy() - logits.double().numpy().max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def loss(model, z, y):

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import curved as tiny
 
 from confnb.attacks import confident_linf, pgd
-from confnb.models import seeded
 from confnb.nearest import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, ddn, next_c
 from confnb.objectives import Margin, NoGradient, TargetMargin
 from confnb.runtime import generator, predict
@@ -29,13 +29,6 @@ def linear(seed=0, classes=2, gain=1.0):
     return model, model[1].weight.data, model[1].bias.data
 
 
-def tiny(seed=0, classes=4, gain=3.0):
-    "A random curved network on 1 x 5 x 5 images, in double precision"
-    with seeded(seed):
-        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(100, classes))
-    for p in model.parameters():
-        p.data *= gain
-    return model.double().eval()
 
 
 def images(n=6, seed=0):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from test_resume import WAIT, project, tables
+from projects import WAIT, numbers_project, tables
 
 from confnb.adapters import from_foolbox, from_torchattacks
 from confnb.attacks import pgd, uniform_noise
@@ -278,7 +278,7 @@ def test_shards_survive_a_node_that_dies(cluster, subject, tmp_path):
 @pytest.mark.slow
 def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
     made, add = cluster
-    root = project(tmp_path, {name: WAIT.replace("'pid'", f"f'pid-{{os.getpid()}}-{name}'") for name in ("separation", "maxconfidence")})
+    root = numbers_project(tmp_path, {name: WAIT.replace("'pid'", f"f'pid-{{os.getpid()}}-{name}'") for name in ("separation", "maxconfidence")})
     monkeypatch.chdir(root)
     second = add()
 
