@@ -749,7 +749,7 @@ def test_a_label_beyond_the_classes_is_refused_before_a_targeted_attack(attack):
 
 # Restarts and radii
 
-def test_restarts_of_cw_linf_begin_at_random_points_after_the_first(digits, small_model):
+def test_restarts_of_confident_linf_begin_at_random_points_after_the_first(digits, small_model):
     x, y = digits.x_test[:40], digits.y_test[:40]
     one, many = (confident_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=n) for n in (1, 4))
     assert (many.value >= one.value).all() and (many.value > one.value + 1e-3).sum() > 3

@@ -30,7 +30,7 @@ from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
 from confnb.data import load_data
-from confnb.evaluation import checks, loading, report_page, report_tables, reporting, signs, specs
+from confnb.evaluation import checks, loading, report_page, report_tables, reporting, signs, specs, summary
 from confnb.evaluation import command as command_module
 from confnb.found import bundle
 from confnb.maxconfidence import max_confidence
@@ -456,6 +456,12 @@ class Sure(Saturated):
 def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
     said = {kind: [s for s in odd(kind(small_model), digits)[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
+
+
+def test_attacks_that_the_report_advises_can_be_given():
+    (said,) = summary._certain(pd.DataFrame({"label": [0] * 4, "prediction": [0] * 4, "confidence": [1.0] * 4}))
+    advised = re.search(r"such as (\w+),? or (\w+)", said).groups()
+    assert set(advised) <= set(specs.ATTACKS)
 
 
 def test_checks_find_nothing_on_an_honest_model(small_model, digits):
