@@ -42,16 +42,12 @@ def linear(seed=0, classes=2, gain=1.0):
     return model, model[1].weight.data
 
 
-
-
 def images(n=6, seed=0, shape=(1, 5, 5)):
     return torch.rand(n, *shape, generator=generator(seed), dtype=torch.float64)
 
 
 def labels(n=6, seed=0, classes=2):
     return torch.randint(classes, (n,), generator=generator(seed))
-
-
 
 
 def loss(model, z, y):

@@ -29,8 +29,6 @@ def linear(seed=0, classes=2, gain=1.0):
     return model, model[1].weight.data, model[1].bias.data
 
 
-
-
 def images(n=6, seed=0):
     return torch.rand(n, 1, 5, 5, generator=generator(seed), dtype=torch.float64)
 

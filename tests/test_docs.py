@@ -316,7 +316,6 @@ def test_the_new_names_of_the_changelog_are_there():
     assert all(importlib.import_module(module) for module in moved)
 
 
-
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda p: p.stem)
 def test_how_to_pages_say_what_one_gets_and_end_with_a_check(page):
     cells = made.cells(page)

@@ -65,8 +65,6 @@ def smooth(classes=4, side=3, seed=0, dtype=torch.float32):
         return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.Tanh(), nn.Linear(12, classes)).to(dtype)
 
 
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # MCN, HCNN and NCN against closed forms and convex solvers
 

@@ -137,10 +137,6 @@ def small_run(root, caption="what is shown"):
     return told, out
 
 
-
-
-
-
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """The pages of this repository."""
@@ -216,8 +212,6 @@ def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
     with pytest.raises(basics.UsageError, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
         site_module.pages(root, root / "made")
     assert not (root / "made").exists()
-
-
 
 
 @pytest.fixture(scope="module")

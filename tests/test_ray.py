@@ -207,7 +207,6 @@ def test_an_open_port_that_is_not_rays_is_refused_soon(says, scheme, monkeypatch
         assert time.monotonic() - began < 10  # Ray itself takes a while to load
 
 
-
 def test_less_than_one_shard_is_refused(subject):
     with pytest.raises(ValueError, match="shards must be at least 1"):
         evaluate_sharded(*subject, shards=0)

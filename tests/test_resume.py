@@ -37,8 +37,6 @@ def counted(root):
     return (root / "ran.txt").read_text().split()
 
 
-
-
 MEET = (
     "pathlib.Path(f'here-{}').write_text(os.environ.get('OMP_NUM_THREADS', ''))\n"
     "while len(list(pathlib.Path('.').glob('here-*'))) < 2: time.sleep(0.05)"
@@ -443,8 +441,6 @@ def uninterrupted(tmp_path_factory):
         patch.chdir(root)
         assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
         return tables(root / "runs/digits")
-
-
 
 
 @pytest.mark.slow
