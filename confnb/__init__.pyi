@@ -499,6 +499,7 @@ from .sets import L2 as L2
 from .sets import Linf as Linf
 from .sets import as_ball as as_ball
 from .sets import check_ball as check_ball
+from .smoothing import PART as PART
 from .smoothing import Smoothed as Smoothed
 from .smoothing import Smoothing as Smoothing
 from .smoothing import certified_radius as certified_radius
