@@ -164,14 +164,10 @@ from .evaluation.checks import run_checks as run_checks
 from .evaluation.checks import second_opinions as second_opinions
 from .evaluation.checks import with_own_radius as with_own_radius
 from .evaluation.command import evaluate_command as evaluate_command
-from .evaluation.following import LOST as LOST
-from .evaluation.following import OUTSIDE as OUTSIDE
-from .evaluation.following import RISING as RISING
 from .evaluation.following import Trail as Trail
 from .evaluation.following import follow as follow
 from .evaluation.following import of_notes as of_notes
 from .evaluation.following import of_trails as of_trails
-from .evaluation.gate import CARD_AT as CARD_AT
 from .evaluation.gate import Condition as Condition
 from .evaluation.gate import Gate as Gate
 from .evaluation.gate import SCHEMA as SCHEMA
@@ -189,7 +185,6 @@ from .evaluation.loading import likely_cause as likely_cause
 from .evaluation.loading import model_from as model_from
 from .evaluation.loading import refuse_chance as refuse_chance
 from .evaluation.loading import resolve as resolve
-from .evaluation.planted import MISSED as MISSED
 from .evaluation.planted import Planted as Planted
 from .evaluation.planted import PlantedOptions as PlantedOptions
 from .evaluation.planted import Replanted as Replanted
@@ -223,13 +218,8 @@ from .evaluation.report_tables import warning_table as warning_table
 from .evaluation.report_tables import worst_case as worst_case
 from .evaluation.reporting import ReportOptions as ReportOptions
 from .evaluation.reporting import report as report
-from .evaluation.signs import ASKED_AGAIN as ASKED_AGAIN
-from .evaluation.signs import EXPLODES as EXPLODES
-from .evaluation.signs import FEW as FEW
 from .evaluation.signs import MAX_ZERO_GRADIENT as MAX_ZERO_GRADIENT
 from .evaluation.signs import MEANINGS as MEANINGS
-from .evaluation.signs import PRECISION as PRECISION
-from .evaluation.signs import ROUNDING as ROUNDING
 from .evaluation.signs import Slopes as Slopes
 from .evaluation.signs import of_answers as of_answers
 from .evaluation.signs import of_gradients as of_gradients
@@ -245,10 +235,8 @@ from .evaluation.specs import attack_from as attack_from
 from .evaluation.specs import detector_from as detector_from
 from .evaluation.specs import kdensity_detector as kdensity_detector
 from .evaluation.summary import summary_sentences as summary_sentences
-from .evaluation.threats import BESIDE as BESIDE
 from .evaluation.threats import PLAIN as PLAIN
 from .evaluation.threats import THREATS as THREATS
-from .evaluation.threats import WHOLE as WHOLE
 from .evaluation.threats import check_threat as check_threat
 from .evaluation.threats import of_size as of_size
 from .evaluation.threats import size_of as size_of
@@ -268,8 +256,6 @@ from .evaluation.zoo import cached_table as cached_table
 from .evaluation.zoo import zoo_command as zoo_command
 from .evaluation.zoo import zoo_table as zoo_table
 from .exact import Exact as Exact
-from .exact import MOST as MOST
-from .exact import TOLERANCE as TOLERANCE
 from .families import Axis as Axis
 from .families import Both as Both
 from .families import Family as Family
@@ -319,7 +305,6 @@ from .leastconfidence import WithAnswer as WithAnswer
 from .leastconfidence import least_confident as least_confident
 from .leastconfidence import miscalibrate as miscalibrate
 from .linear_bounds import Interval as Interval
-from .linear_bounds import SLACK as SLACK
 from .linear_bounds import lower_bounds as lower_bounds
 from .linear_bounds import margin_bounds as margin_bounds
 from .linear_bounds import step_intervals as step_intervals
@@ -440,7 +425,6 @@ from .quantization import quantize_k as quantize_k
 from .quantization import quantize_weight as quantize_weight
 from .quantization import quantized_network as quantized_network
 from .quantization import zero_gradients as zero_gradients
-from .random_search import HALVINGS as HALVINGS
 from .random_search import SquareRule as SquareRule
 from .random_search import few_numbers as few_numbers
 from .random_search import square as square
@@ -466,7 +450,6 @@ from .rule_gradients import OwnDraws as OwnDraws
 from .rule_gradients import PassedOver as PassedOver
 from .rule_gradients import SoftVotes as SoftVotes
 from .rule_gradients import StraightThroughMode as StraightThroughMode
-from .rule_probes import PROBED as PROBED
 from .rule_probes import RuleProbe as RuleProbe
 from .rule_probes import probe_rule as probe_rule
 from .rules import APGDRule as APGDRule
@@ -498,6 +481,7 @@ from .runtime import uniform as uniform
 from .search import Climb as Climb
 from .search import maximize as maximize
 from .selective import ABSTAIN as ABSTAIN
+from .selective import RobustError as RobustError
 from .selective import answer_or_abstain as answer_or_abstain
 from .selective import choose_threshold as choose_threshold
 from .selective import curve_at as curve_at

@@ -268,7 +268,7 @@ def offset_logits(
     model: nn.Module,  # maps images to logits; comes back as it was
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
     offsets: Sequence[float],  # M numbers in [-1, 1]
-    batch_size: int = 1000,  # how many shifted images are run at once
+    batch_size: int = 256,  # how many shifted images are run at once
 ) -> Tensor:  # logits (N, M, K)
     """Compute the logits of images with each of several constants added to every pixel, clipped to [0, 1].
 
@@ -307,7 +307,7 @@ def constant_offset(
     x: Tensor,  # images (N, C, H, W), pixels in [0, 1]
     y: Tensor,  # right labels (N,)
     offsets: float | Sequence[float],  # several in [-1, 1] as they are; one c in (0, 1] stands for c and -c
-    batch_size: int = 1000,  # how many shifted images are run at once
+    batch_size: int = 256,  # how many shifted images are run at once
 ) -> Found:
     """Add a constant to every pixel: the one that makes the model surest of a wrong class.
 

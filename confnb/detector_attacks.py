@@ -240,7 +240,7 @@ class OrthogonalSteps:
         towards, up = (gradient_or_zero(v, z, keep_graph=True) for v in (margin, score))
         wrong = (margin > 0).reshape(-1, *[1] * (z.ndim - 1))
         direction = torch.where(wrong, _without_harm(up, towards), _without_harm(towards, up))
-        step = ((z - z.detach()) * direction).flatten(1).sum(1)
+        step = ((z - z.detach()) * direction).flatten(1).sum(1)  # zero, and its gradient is the direction
         return torch.where(margin > 0, score, margin).detach() + step
 
 # %% ../nbs/confidence/48_detector_attacks.ipynb #b58ba576

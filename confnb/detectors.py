@@ -106,6 +106,7 @@ def _of_each_class(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
         )
     order = torch.randperm(len(labels), generator=generator(seed), device="cpu").to(labels.device)
     order = order[labels[order].argsort(stable=True)]
+    # the rank within the class: the place in `order` less where the class begins there
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
     return order if per_class is None else order[rank < per_class]
 

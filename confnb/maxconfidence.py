@@ -95,6 +95,10 @@ def _check_find(
         raise TypeError(
             f"an optimizer is called as optimizer(model, objective, x, ball, seed=...), which {type(optimizer).__name__} cannot be"
         )
+    if optimizer is not None and settings["step_size"] is not None:
+        raise ValueError(
+            "step_size is the optimizer's own; give it to the optimizer: functools.partial(optimizer, step_size=...)"
+        )
     if steps is None and settings["step_size"] is not None:
         raise ValueError("step_size needs steps; leave both out for the race over the classes")
     if steps is not None and optimizer is not None:

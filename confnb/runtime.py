@@ -135,7 +135,7 @@ def in_batches(
         except torch.OutOfMemoryError:
             if now == 1:
                 raise
-        now = -(-now // 2)
+        now = -(-now // 2)  # outside the handler, whose error holds the frame and with it the memory
         torch.cuda.empty_cache()
     if now < min(size, n):
         warnings.warn(

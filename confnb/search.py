@@ -51,6 +51,7 @@ class _Best:
     def record(self, rows: Tensor, z: Tensor, value: Tensor, logits: Tensor, always: bool = False) -> None:
         if self.logits is None:
             self.logits = logits.new_zeros(len(self.x), logits.shape[1])
+        # NaN is never recorded: it equals not even itself
         better = (value >= value if always else value > self.value[rows]).nonzero()[:, 0]
         self.x[rows[better]], self.value[rows[better]] = z[better], value[better].to(self.value)
         self.logits[rows[better]] = logits[better]
@@ -121,6 +122,7 @@ def _leaving(value: Tensor, worth: Tensor, state: State, plan: _Plan, number: in
     if plan.patience:
         state["highest"] = torch.maximum(state["highest"], value)
         if number % plan.patience == 0:
+            # at step 0 the mark is -inf, the right side -inf + inf = NaN, and nobody is stalled
             stalled = state["highest"] <= state["mark"] + 1e-4 * state["mark"].abs()
             state["mark"] = state["highest"]
             done = stalled if done is None else done | stalled

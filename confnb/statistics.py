@@ -132,6 +132,7 @@ def weighted_auc(
     of_adversarial: np.ndarray,  # the same of the adversarial ones (B, M)
 ) -> np.ndarray:  # (B,); NaN where a side is empty
     """Compute the AUC in each of several samples, from how often each score occurs in them."""
+    # equal scores form a group, and groups ascend; of each sample it is counted how often it has a score of each group
     _, group = np.unique(np.concatenate([normal, adversarial]), return_inverse=True)
     order = np.argsort(group, kind="stable")
     begins = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -140,7 +141,7 @@ def weighted_auc(
         for pair in ((of_normal, np.zeros_like(of_adversarial)), (np.zeros_like(of_normal), of_adversarial))
     ]
     clean, attacked = (np.add.reduceat(side, begins, axis=1).astype(float) for side in sides)
-    below = attacked.cumsum(1) - attacked / 2
+    below = attacked.cumsum(1) - attacked / 2  # attacked scores below a group, its ties counted one half
     total = clean.sum(1) * attacked.sum(1)
     return np.divide((clean * below).sum(1), total, out=np.full(len(total), np.nan), where=total > 0)
 

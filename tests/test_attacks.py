@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import IN_PLACE, Edges, backwards
+from toys import IN_PLACE, Edges, backwards, softmax
+from toys import curved as tiny
 
 from confnb.attacks import (
     apgd,
@@ -41,26 +42,12 @@ def linear(seed=0, classes=2, gain=1.0):
     return model, model[1].weight.data
 
 
-def tiny(seed=0, shape=(1, 5, 5), classes=4, gain=3.0):
-    "A random curved network on images of any shape, in double precision"
-    with seeded(seed):
-        model = nn.Sequential(nn.Conv2d(shape[0], 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes))
-    for p in model.parameters():
-        p.data *= gain
-    return model.double().eval()
-
-
 def images(n=6, seed=0, shape=(1, 5, 5)):
     return torch.rand(n, *shape, generator=generator(seed), dtype=torch.float64)
 
 
 def labels(n=6, seed=0, classes=2):
     return torch.randint(classes, (n,), generator=generator(seed))
-
-
-def softmax(logits):
-    e = np.exp(logits.double().numpy() - logits.double().numpy().max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def loss(model, z, y):
@@ -758,7 +745,7 @@ def test_a_label_beyond_the_classes_is_refused_before_a_targeted_attack(attack):
 
 # Restarts and radii
 
-def test_restarts_of_cw_linf_begin_at_random_points_after_the_first(digits, small_model):
+def test_restarts_of_confident_linf_begin_at_random_points_after_the_first(digits, small_model):
     x, y = digits.x_test[:40], digits.y_test[:40]
     one, many = (confident_linf(small_model, x, y, 0.05, 0.999, steps=5, step_size=0.1, restarts=n) for n in (1, 4))
     assert (many.value >= one.value).all() and (many.value > one.value + 1e-3).sum() > 3

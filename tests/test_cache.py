@@ -62,7 +62,7 @@ def two(x):
     return x * 2
 
 
-def test_fingerprints_differ_where_anything_differs():
+def test_each_of_these_has_a_fingerprint_of_its_own():
     changed = images()
     changed[4, 0, 5, 5] += 1e-6
     things = [1, 1.0, "1", True, None, [1], [[1]], [1, 1], {"a": 1}, {"b": 1}, Setting(), Setting(0.2), Other(), one, two, partial(one, 2), partial(one, 3),

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_reproduce import project
+from projects import project
 
 from confnb import basics
 from confnb.basics import UsageError

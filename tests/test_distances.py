@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import curved as tiny
 
 from confnb.attacks import confident_linf, pgd
-from confnb.models import seeded
 from confnb.nearest import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, ddn, next_c
 from confnb.objectives import Margin, NoGradient, TargetMargin
 from confnb.runtime import generator, predict
@@ -27,15 +27,6 @@ def linear(seed=0, classes=2, gain=1.0):
     for p in model.parameters():
         p.data = gain * torch.randn(p.shape, generator=generator(seed + p.ndim), dtype=torch.float64)
     return model, model[1].weight.data, model[1].bias.data
-
-
-def tiny(seed=0, classes=4, gain=3.0):
-    "A random curved network on 1 x 5 x 5 images, in double precision"
-    with seeded(seed):
-        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(100, classes))
-    for p in model.parameters():
-        p.data *= gain
-    return model.double().eval()
 
 
 def images(n=6, seed=0):
@@ -163,7 +154,7 @@ def test_the_scale_of_the_logits_moves_no_plane(attack, gain):
 
 @given(seed=st.integers(0, 999), eps=st.floats(0.02, 0.3))
 @settings(max_examples=5)
-def test_cw_linf_finds_the_worst_value_of_a_linear_model(seed, eps):
+def test_confident_linf_finds_the_worst_value_of_a_linear_model(seed, eps):
     model, x, y = near_a_plane(seed, 6, 2)
     w = model[1].weight.data
     log_p = lambda z: torch.log_softmax(predict(model, z), 1).gather(1, 1 - y[:, None])[:, 0]  # noqa: E731
@@ -218,7 +209,7 @@ def test_ddn_is_as_good_as_that_of_foolbox(contest):
 
 
 @pytest.mark.parametrize("eps, steps", [(0.1, 200), (0.2, 100), (0.3, 100)])
-def test_cw_linf_reaches_p_as_often_as_pgd(digits, small_model, eps, steps):
+def test_confident_linf_reaches_p_as_often_as_pgd(digits, small_model, eps, steps):
     x, y = digits.x_test[:100], digits.y_test[:100]
     sure = [(run(small_model, x, y, eps, steps=steps).wrong_confidence >= 0.9).sum() for run in (confident_linf, pgd)]
     assert sure[0] >= sure[1] > 0, sure
@@ -304,7 +295,7 @@ def test_some_mistaken_some_not(attack):
         assert torch.allclose(alone.x, whole.x[part], atol=1e-6) and torch.equal(alone.passes, whole.passes[part])
 
 
-def test_cw_linf_stops_where_it_is_sure(problem):
+def test_confident_linf_stops_where_it_is_sure(problem):
     model, x, y = problem
     found = confident_linf(model, x, y, 0.3, p=0.7)
     p = torch.softmax(predict(model, found.x), 1).scatter(1, y[:, None], 0).amax(1)

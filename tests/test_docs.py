@@ -307,6 +307,15 @@ def test_the_glossary_explains_each_term_once_and_most_with_a_link():
     assert sum(".ipynb" in e for e in entries) > .9 * len(entries)
 
 
+def test_the_new_names_of_the_changelog_are_there():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    renamed = re.findall(r"^\| `\w+` \| `(\w+)` \| `(confnb[\w.]*)` \|$", text, re.M)
+    moved = re.findall(r"`(confnb[\w.]*)`", " ".join(re.findall(r"^\| `.*` \| (`.*`) \|$", text[text.index("### Moved") :], re.M)))
+    assert len(renamed) > 50 and len(moved) > 20
+    assert not [name for name, module in renamed if not hasattr(importlib.import_module(module), name)]
+    assert all(importlib.import_module(module) for module in moved)
+
+
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda p: p.stem)
 def test_how_to_pages_say_what_one_gets_and_end_with_a_check(page):
     cells = made.cells(page)

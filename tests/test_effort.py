@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from test_maxconfidence import LABELS, network
 from torch import nn
-from toys import images, linear
+from toys import LABELS, images, linear, network
 
 from confnb import halving, maxconfidence
 from confnb.found import Found, bundle, concat, score_inside

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import nn
-from toys import images, linear
+from toys import images, linear, softmax
 
 from confnb.attacks import pgd
 from confnb.ensembles import Ensemble
@@ -63,11 +63,6 @@ def smooth(classes=4, side=3, seed=0, dtype=torch.float32):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.Tanh(), nn.Linear(12, classes)).to(dtype)
-
-
-def softmax(logits):
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -322,6 +322,13 @@ def test_files_name_no_machine():
 # the tool that keeps everything in step, on a project of one notebook
 
 
+def test_no_test_file_is_imported_by_another():
+    "What several of them use stands in `toys.py`, `projects.py` or `conftest.py`"
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    borrowed = [f.name for f in files if re.search(r"^ *(from|import) test_", f.read_text(encoding="utf-8"), re.M)]
+    assert len(files) > 40 and not borrowed
+
+
 def small_project(root):
     "One notebook, one module, a front page with links"
     def cell(number, kind, source):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from toys import images, linear
+from toys import LABELS, images, linear, network
 
 from confnb import maxconfidence
 from confnb.found import Found, bundle, score_inside, with_wrong_confidence, wrong_classes
@@ -26,13 +26,6 @@ from confnb.selective import choose_threshold, curve_at, plot_success_fail, robu
 from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 from confnb.topics.maxconfidence import failure_at, from_samples, public_recipe, with_samples
-
-
-def network(classes=4, side=3, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.ReLU(), nn.Linear(12, classes))
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Linear models: every class is a convex problem, so an independent solver must find the same (section 4.1)
@@ -461,7 +454,9 @@ def test_robust_error_by_brute_force(rows, t):
     attacked = pd.DataFrame([(y, p, c) for y, _, _, p, c in rows], columns=["label", "prediction", "confidence"])
     wrong = sum((c > t and p != y) or (d > t and q != y) for y, p, c, q, d in rows)
     answered = sum(c > t or d > t for _, _, c, _, d in rows)
-    assert robust_error(clean, attacked, t) == (wrong, answered)
+    found = robust_error(clean, attacked, t)
+    assert found == (found.wrong, found.answered) == (wrong, answered)
+    assert found.rate == (wrong / answered if answered else 0)
 
 
 def test_robust_error_needs_the_same_examples():
@@ -563,7 +558,6 @@ def test_logarithms_last_where_probabilities_vanish(how):
 
 BALLS = [Linf(0.1), L2(0.4), Linf(torch.linspace(0.02, 0.2, 6)), L2(torch.linspace(0.1, 0.9, 6))]
 HOW = [{}, {"steps": 3}, {"steps": 3, "restarts": 2}, {"steps": 0}, {"steps": 1, "step_size": 0.001}, {"restarts": 2}]
-LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
@@ -864,6 +858,11 @@ BAD = {
     "another number": (lambda x, y: dict(ball=8.0), ValueError, "255"),
     "step_size": (lambda x, y: dict(steps=2, step_size=10.0), ValueError, "255"),
     "step_size alone": (lambda x, y: dict(step_size=0.01), ValueError, "step_size needs steps"),
+    "step_size of an optimizer": (
+        lambda x, y: dict(step_size=0.01, optimizer=lambda model, objective, x, ball, seed: x),
+        ValueError,
+        "step_size.*give it to the optimizer",
+    ),
     "two optimizers": (lambda x, y: dict(steps=2, optimizer=lambda model, objective, x, ball, seed: x), ValueError, "optimizer"),
     "batch": (lambda x, y: dict(batch_size=0), ValueError, "batch_size must be"),
     "no batch": (lambda x, y: dict(batch_size=None), TypeError, "batch_size must be a whole number"),
@@ -945,7 +944,6 @@ def test_an_estimate_from_samples_is_never_without_doubt():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
 def test_on_the_gpu_it_finds_as_much():
     model, x = network(), images()
     here = max_confidence(model, x, LABELS, Linf(0.1))

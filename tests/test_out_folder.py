@@ -6,7 +6,7 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resume import project
+from projects import numbers_project
 
 from confnb import basics
 from confnb.workshop import plans, runner, runs, site, staleness
@@ -14,7 +14,7 @@ from confnb.workshop import plans, runner, runs, site, staleness
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    root = project(tmp_path_factory.mktemp("folder"))
+    root = numbers_project(tmp_path_factory.mktemp("folder"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         yield root

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-from test_reproduce import PARAMETERS, PUBLISH, project, write_notebook
+from projects import PARAMETERS, PUBLISH, links_of, look, project, without_pictures, write_notebook
 
 from confnb import basics
 from confnb.workshop import gallery, markdown, parameters, plans, runner, runs, staleness
@@ -146,23 +146,6 @@ def small_run(root, caption="what is shown"):
     return told, out
 
 
-def without_pictures(page):
-    """The HTML of a page, the pictures that lie in it left out: it is read in a tenth of the time."""
-    return re.sub(r"data:image/[^\"']+", "data:,", page.read_text(encoding="utf-8"))
-
-
-def links_of(page):
-    """The files that a page links to or shows, without the ones on the web."""
-    from bs4 import BeautifulSoup
-
-    soup = BeautifulSoup(without_pictures(page), "html.parser")
-    assert not soup("script") and not soup("link") and "@import" not in page.read_text()
-    sources = [e["src"] for e in soup(src=True)]
-    assert not [s for s in sources if s.startswith("http")]
-    there = [s for s in sources + [a["href"] for a in soup("a", href=True)] if not re.match(r"data:|https?:|mailto:", s)]
-    return [(page.parent / unquote(urlparse(s).path)).resolve() if urlparse(s).path else page for s in there]
-
-
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """The pages of this repository."""
@@ -238,19 +221,6 @@ def test_pages_refuse_a_bad_formula_and_write_nothing(tmp_path):
     with pytest.raises(basics.UsageError, match=r"20_hcnn.ipynb cannot be made into a page: the formula \$\\nonsense\$"):
         site_module.pages(root, root / "made")
     assert not (root / "made").exists()
-
-
-def look(browser, page, width, dark=False):
-    """Opens a page at a telephone's or a desk's width; what it asked the network for."""
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
-    )
-    browser.get_log("performance")
-    browser.get(page.as_uri())
-    messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith(("file:", "data:", "chrome"))]  # the browser's own first tab is no network
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from test_resume import WAIT, project, tables
+from projects import WAIT, numbers_project, tables
 
 from confnb.adapters import from_foolbox, from_torchattacks
 from confnb.attacks import pgd, uniform_noise
 from confnb.basics import UsageError
+from confnb.evaluation.specs import ProjectOutside
 from confnb.maxconfidence import max_confidence
 from confnb.models import build
 from confnb.runtime import generator, streams, uniform
@@ -100,6 +101,7 @@ def test_a_seed_that_nobody_sees_is_the_wholes_too(subject, shards, threads):
     hidden = {
         "lambda": lambda m, x, y: pgd(m, x, y, 0.1, 2), "def": hidden_seed, "object": Wrapped(hidden_seed), "keyword": partial(uniform_noise, ball=Linf(0.1), seed=9),
         "partial": partial(from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4), batch_size=99), "own": one_number,
+        "held to the ball": ProjectOutside(lambda m, x, y: uniform_noise(m, x, y, 0.2), Linf(0.2)),
         "foolbox": from_foolbox(foolbox.attacks.LinfPGD(steps=2), 0.1, seed=4), "torchattacks": from_torchattacks(torchattacks.PGD, seed=4, eps=0.1, steps=2),
     }
     whole = evaluate(model, x, y, hidden)
@@ -205,7 +207,6 @@ def test_an_open_port_that_is_not_rays_is_refused_soon(says, scheme, monkeypatch
         assert time.monotonic() - began < 10  # Ray itself takes a while to load
 
 
-
 def test_less_than_one_shard_is_refused(subject):
     with pytest.raises(ValueError, match="shards must be at least 1"):
         evaluate_sharded(*subject, shards=0)
@@ -278,7 +279,7 @@ def test_shards_survive_a_node_that_dies(cluster, subject, tmp_path):
 @pytest.mark.slow
 def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
     made, add = cluster
-    root = project(tmp_path, {name: WAIT.replace("'pid'", f"f'pid-{{os.getpid()}}-{name}'") for name in ("separation", "maxconfidence")})
+    root = numbers_project(tmp_path, {name: WAIT.replace("'pid'", f"f'pid-{{os.getpid()}}-{name}'") for name in ("separation", "maxconfidence")})
     monkeypatch.chdir(root)
     second = add()
 

@@ -30,7 +30,7 @@ from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
 from confnb.data import load_data
-from confnb.evaluation import checks, loading, report_page, report_tables, reporting, signs, specs
+from confnb.evaluation import checks, loading, report_page, report_tables, reporting, signs, specs, summary
 from confnb.evaluation import command as command_module
 from confnb.found import bundle
 from confnb.maxconfidence import max_confidence
@@ -458,6 +458,12 @@ def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
 
 
+def test_attacks_that_the_report_advises_can_be_given():
+    (said,) = summary._certain(pd.DataFrame({"label": [0] * 4, "prediction": [0] * 4, "confidence": [1.0] * 4}))
+    advised = re.search(r"such as (\w+),? or (\w+)", said).groups()
+    assert set(advised) <= set(specs.ATTACKS)
+
+
 def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     names, found = odd(small_model, digits, attacks=["noise", "maxconfidence"])
     assert names == "" and found.sound and found.summary[0].startswith("sound: all 22 checks") and len(found.tables["checks"]) == 22
@@ -775,6 +781,13 @@ def test_pickles_of_every_protocol_are_refused(tmp_path, protocol):
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps({"a": [1.0] * 9}, protocol))
     with pytest.raises(basics.UsageError, match="is a pickle"):
         loading._with_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+
+
+def test_images_that_were_trained_on_are_read_only_for_a_detector_that_needs_them():
+    "A training set of ImageNet would not fit in memory"
+    held_and_test, whole = (specs._loaded("digits", names) for names in (("confidence", "msp"), ("confidence", "kdensity")))
+    assert "x_train" not in vars(held_and_test) and len(whole.x_train) > 0
+    assert torch.equal(held_and_test.x_test, whole.x_test) and torch.equal(held_and_test.x_val, whole.x_val)
 
 
 @pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])

@@ -11,78 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from projects import PARAMETERS, PUBLISH, RUN, project, write_notebook
 
 from confnb import basics
 from confnb.basics import MADE, enter
 from confnb.verdicts import Claim, Estimate, Holds, Need, publish_claims, share
-from confnb.workshop import gallery, parameters, plans, runs, store, watching
-
-RUN = [sys.executable, "-c", "from confnb.workshop.cli import main; main()"]
-PUBLISH = r"""
-import base64, json, pathlib, sys
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="600" height="300"><circle cx="300" cy="150" r="{r}" fill="teal"/></svg>'
-def publish(identifier, caption, r=90):
-    if not out: return
-    folder = pathlib.Path(out); folder.mkdir(parents=True, exist_ok=True)
-    (folder/f"{identifier}.png").write_bytes(PNG)
-    (folder/f"{identifier}.svg").write_text(SVG.format(r=r))
-    (folder/f"{identifier}.csv").write_text(f"eps,r\n{eps},{r}\n")
-    told = {"id": identifier, "kind": "figure", "caption": caption, "files": {k: f"{identifier}.{k}" for k in ("png", "svg", "csv")}}
-    (folder/f"{identifier}.json").write_text(json.dumps(told))
-"""
-PARAMETERS = "eps = 8 / 255  # radius, pixels in [0, 1]\nsteps = 40\nname = 'digits'\nsizes = [1, 2]\ndevice = 'cpu'\nout = ''"
-
-
-def cell(source, kind="code", tags=(), number=0):
-    made = {
-        "cell_type": kind,
-        "id": f"c{number}",
-        "metadata": {"tags": list(tags)} if tags else {},
-        "source": source.strip("\n").splitlines(True),
-    }
-    return made | ({"execution_count": None, "outputs": []} if kind == "code" else {})
-
-
-def write_notebook(path, *cells):
-    """A notebook of (source,), (source, kind) or (source, kind, tags)."""
-    made = [cell(*c, number=n) for n, c in enumerate(cells)]
-    spec = {"display_name": "python3", "language": "python", "name": "python3"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"cells": made, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}, indent=1, sort_keys=True) + "\n"
-    )
-
-
-def project(root):
-    """A checkout with two topics: separation goes well, maxconfidence publishes two of six, an addition and a foreign one, then fails."""
-    head = [
-        ("# A tiny topic\n\n> Where $\\frac{a}{b}$ is small", "markdown"),
-        (PARAMETERS, "code", ["parameters"]),
-        ("#| hide\n" + PUBLISH,),
-    ]
-    write_notebook(
-        root / "nbs/topics/10_separation.ipynb",
-        *head,
-        ("print('eps', eps); print('steps', steps); print('told', file=sys.stderr); print('end')",),
-        ("publish('hcnn-T1', f'points at eps {eps:.3f} & steps {steps}')\npublish('man-T1', 'the curve', 60)",),
-        ("import matplotlib.pyplot as plt; plt.subplots(figsize=(1, 1)); sys.executable == interpreter",),
-    )
-    nb = json.loads((root / "nbs/topics/10_separation.ipynb").read_text())
-    nb["cells"][2]["source"].append(f"\ninterpreter = {sys.executable!r}\n")
-    (root / "nbs/topics/10_separation.ipynb").write_text(json.dumps(nb, indent=1, sort_keys=True) + "\n")
-    write_notebook(
-        root / "nbs/topics/30_maxconfidence.ipynb",
-        *head,
-        ("publish('mc-F1a', 'one'); publish('mc-F1b', 'two'); publish('mc-X1', 'ours'); publish('hcnn-T2', 'not mine')",),
-        ("raise ValueError('eps <of> nothing')",),
-        ("publish('mc-F2a', 'never')",),
-    )
-    (root / "nbs/profiles").mkdir()
-    (root / "nbs/profiles/digits.yaml").write_text("steps: 7\nlater: 1\n")
-    (root / "nbs/profiles/mnist.yaml").write_text("eps: 1e-1\n")
-    shutil.copy(parameters.checkout(Path(__file__).parent) / "settings.ini", root)
-    return root
+from confnb.workshop import gallery, plans, runs, store, watching
 
 
 @pytest.fixture(scope="module")

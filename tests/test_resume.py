@@ -13,8 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import test_pages
-from test_reproduce import PARAMETERS, PUBLISH, RUN, write_notebook
+from projects import (
+    RUN,
+    TOPICS,
+    WAIT,
+    links_of,
+    look,
+    numbers_project,
+    tables,
+    write_notebook,
+)
 
 from confnb import basics
 from confnb.basics import PACKAGE
@@ -24,44 +32,9 @@ from confnb.workshop import gallery, parameters, runner, runs, staleness, topic_
 from confnb.workshop import plans as plans_module
 from confnb.workshop import sweeps as sweeps_module
 
-links_of, look = test_pages.links_of, test_pages.look
-TOPICS = {"separation": ("10_separation", ["hcnn-T1", "man-T1"]), "maxconfidence": ("30_maxconfidence", [i.id for i in gallery.identifiers_of("maxconfidence")])}
-COUNT = "import os, pathlib, random, time\nwith open('ran.txt', 'a') as f: f.write('{}\\n')"
-NUMBERS = (
-    "import random\ndraw = random.Random(steps)\n"
-    "def numbers(identifier, n=200):\n"
-    "    publish(identifier, 'numbers')\n"
-    "    (pathlib.Path(out) / f'{identifier}.csv').write_text('\\n'.join(str(draw.random()) for _ in range(n)) + '\\n')"
-)
-
-
-def project(root, between=None, first="", last=""):
-    """A checkout of two topics that count how often they run and publish random numbers; `between` is the code before the last one."""
-    for name, (stem, own) in TOPICS.items():
-        write_notebook(
-            root / f"nbs/topics/{stem}.ipynb",
-            (f"# {name}\n\n> Text.", "markdown"),
-            (PARAMETERS + f"\ndata = 'npz:{name}.npz'", "code", ["parameters"]),
-            (PUBLISH + NUMBERS,),
-            (COUNT.format(stem) + "\nif steps < 0:\n    from confnb.statistics import auc\n" + first,),
-            ("\n".join(f"numbers('{i}')" for i in own[:-1]),),
-            ((between or {}).get(name, "pass"),),
-            (f"numbers('{own[-1]}')\n" + last,),
-        )
-        (root / f"{name}.npz").write_bytes(b"data")
-    (root / "nbs/profiles").mkdir()
-    (root / "nbs/profiles/digits.yaml").write_text("steps: 7\n")
-    (root / "nbs/profiles/paper.yaml").write_text("steps: 1000\nname: digits\n")
-    shutil.copy(parameters.checkout(Path(__file__).parent) / "settings.ini", root)
-    return root
-
 
 def counted(root):
     return (root / "ran.txt").read_text().split()
-
-
-def tables(out):
-    return {p.name: p.read_bytes() for p in sorted((out / "figures").glob("*.csv"))}
 
 
 MEET = (
@@ -72,7 +45,7 @@ MEET = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    root = project(tmp_path_factory.mktemp("resume"), {name: MEET.format(name) for name in TOPICS}, last="time.sleep(0.5)")
+    root = numbers_project(tmp_path_factory.mktemp("resume"), {name: MEET.format(name) for name in TOPICS}, last="time.sleep(0.5)")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(runs, "_cores", lambda: 4)
@@ -223,17 +196,17 @@ def ran_with(root, monkeypatch, during):
 
 
 def test_data_that_change_while_a_topic_runs_are_stamped_as_they_were(tmp_path, monkeypatch):
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     plan = ran_with(root, monkeypatch, lambda: (root / "separation.npz").write_bytes(b"other data"))
     assert staleness.why_stale(plan, plan.topics[0]) == "changed since: data"
     (root / "steady").mkdir()
-    plan = ran_with(project(root / "steady"), monkeypatch, lambda: None)
+    plan = ran_with(numbers_project(root / "steady"), monkeypatch, lambda: None)
     assert staleness.why_stale(plan, plan.topics[0]) is None
 
 
 def test_data_that_a_topic_fetches_are_stamped_as_they_came(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFNB_DATA", str(tmp_path / "data"))
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     (root / "nbs/profiles/digits.yaml").write_text("data: mnist\n")
     plan = ran_with(root, monkeypatch, lambda: [(root / "data/MNIST/raw").mkdir(parents=True), (root / "data/MNIST/raw/x").write_bytes(b"x")])
     assert staleness.why_stale(plan, plan.topics[0]) is None
@@ -261,7 +234,7 @@ def test_very_many_files_are_one_hash_and_each_counts(tmp_path, monkeypatch):
 
 
 def test_a_data_set_is_listed_once_for_a_grid(tmp_path, monkeypatch):
-    monkeypatch.chdir(project(tmp_path))
+    monkeypatch.chdir(numbers_project(tmp_path))
     listed, below = [], topic_keys._below
     monkeypatch.setattr(topic_keys, "_below", lambda path, name, above: listed.append(name) or below(path, name, above))
     plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2,3"], "digits", [], None)
@@ -348,7 +321,7 @@ def test_topics_side_by_side_lose_nothing_from_the_list(tmp_path, monkeypatch):
 
 
 def test_a_point_of_a_grid_takes_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.chdir(project(tmp_path))
+    monkeypatch.chdir(numbers_project(tmp_path))
     plans = sweeps_module.plan_sweep(tmp_path, ["separation"], ["steps=1,2"], "digits", [], None)
     with basics.alone(plans["steps=2"].folder), pytest.raises(basics.UsageError, match="another run is at work in .*steps=2"):
         sweeps_module.sweep(plans, Path("runs/digits-sweep"))
@@ -361,7 +334,7 @@ def counted_or_none(root):
 
 @pytest.mark.parametrize("name", ["figures", "notebooks", "logs", "done", "logs/10_separation.log", staleness.WORK])
 def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, monkeypatch, name):
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     monkeypatch.chdir(root)
     place = root / "runs/digits" / name
     place.parent.mkdir(parents=True)
@@ -386,7 +359,7 @@ def first_edition(root):
 
 
 def test_a_run_of_the_first_edition_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     monkeypatch.chdir(root)
     out, files = first_edition(root)
     assert staleness.ours_in(out) == files
@@ -430,7 +403,7 @@ def test_only_a_kill_may_be_the_memory(tmp_path, status, says):
 
 def test_two_topics_with_the_same_identifier(tmp_path, monkeypatch):
     """`hcnn-X0` could be either's: the first keeps it, the other is told, and neither is run for ever."""
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     monkeypatch.chdir(root)
     plan = plans_module.plan(root, [])
     first, second = plan.topics
@@ -463,19 +436,16 @@ def gone(pid):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The tables of a run that nothing stopped."""
-    root = project(tmp_path_factory.mktemp("whole"))
+    root = numbers_project(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
         return tables(root / "runs/digits")
 
 
-WAIT = "pathlib.Path('pid').write_text(str(os.getpid()))\nwhile not os.path.exists('go'): time.sleep(0.1)"
-
-
 @pytest.mark.slow
 def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
-    root = project(tmp_path, {"maxconfidence": WAIT})
+    root = numbers_project(tmp_path, {"maxconfidence": WAIT})
     monkeypatch.chdir(root)
     child = command()
     await_(lambda: Path("pid").exists() and Path("pid").read_text())
@@ -494,7 +464,7 @@ def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
 
 @pytest.mark.slow
 def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, uninterrupted):
-    root = project(tmp_path, {"separation": "if not os.path.exists('go'): os.kill(os.getpid(), 9)"})
+    root = numbers_project(tmp_path, {"separation": "if not os.path.exists('go'): os.kill(os.getpid(), 9)"})
     monkeypatch.chdir(root)
     complaints = runs.reproduce(plans_module.plan(root, []), lambda _: None)
     assert "10_separation" in complaints[0] and "the kernel was killed" in complaints[0] and "man-T1" in complaints[1]
@@ -508,7 +478,7 @@ def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, unin
 def test_full_disk(tmp_path, monkeypatch, uninterrupted):
     """No file can grow beyond 100 kB, and the topic wants to write a larger one."""
     big = "if not os.path.exists('go'): (pathlib.Path(out) / 'big').write_bytes(bytes(200_000))"
-    root = project(tmp_path, {"maxconfidence": big})
+    root = numbers_project(tmp_path, {"maxconfidence": big})
     monkeypatch.chdir(root)
     first = command("maxconfidence", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     out, err = first.communicate(timeout=600)
@@ -522,7 +492,7 @@ def test_full_disk(tmp_path, monkeypatch, uninterrupted):
 
 def test_not_even_the_runner_can_write(tmp_path, monkeypatch):
     """A disk that is full for the runner's own files is this topic's error, in one sentence, and leaves no stamp."""
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     monkeypatch.chdir(root)
 
     def full(*_):
@@ -580,7 +550,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch):
-    root = project(tmp_path)
+    root = numbers_project(tmp_path)
     monkeypatch.chdir(root)
     plans = sweeps_module.plan_sweep(root, ["separation"], ["steps=1,2"], "digits", ["eps=0.5"], None)
     assert list(plans) == ["steps=1", "steps=2"] and str(plans["steps=1"].out) == "runs/digits-sweep/steps=1"
@@ -601,7 +571,7 @@ def test_sweep_is_a_run_for_each_point_and_a_page_for_all(tmp_path, monkeypatch)
      (["steps=1,1"], "the same folder"), (["stesp=1"], "'stesp' is no parameter"), (["steps=x"], "is not of type int")],
 )  # fmt: skip
 def test_bad_sweeps_are_refused(tmp_path, monkeypatch, sweeps, says):
-    monkeypatch.chdir(project(tmp_path))
+    monkeypatch.chdir(numbers_project(tmp_path))
     with pytest.raises(basics.UsageError, match=re.escape(says)):
         sweeps_module.plan_sweep(tmp_path, [], sweeps, "digits", [], None)
     assert not Path("runs").exists()

@@ -702,6 +702,21 @@ def test_the_share_alive_is_who_paid_for_each_pass():
     assert torch.allclose((active_fraction(stopped) * 20).sum(), stopped.passes.sum().float()) and (active_fraction(stopped).diff() <= 0).all()
 
 
+def test_a_result_says_who_is_fooled_how_surely_and_how_far():
+    "What a user of another library looks for, by NumPy"
+    model, x, y = tiny(), images(20), labels(20)
+    found = pgd(model, x, y, 0.1, 5)
+    logits = log_softmax(predict(model, found.x))
+    assert torch.equal(found.prediction, torch.from_numpy(logits.argmax(1)))
+    np.testing.assert_allclose(found.confidence, np.exp(logits.max(1)), rtol=1e-5)
+    assert found.fooled(y).tolist() == (logits.argmax(1) != y.numpy()).tolist() and 0 < found.fooled(y).sum() < 20
+    assert torch.equal(found.fooled(found.prediction), torch.zeros(20, dtype=torch.bool))
+    moved = (found.x - x).flatten(1).double().numpy()
+    np.testing.assert_allclose(found.distance(x), np.abs(moved).max(1), atol=1e-6)
+    for norm in (0, 1, 2):
+        np.testing.assert_allclose(found.distance(x, norm), np.linalg.norm(moved, norm, axis=1), rtol=1e-5, atol=1e-6)
+
+
 @given(seed=st.integers(0, 99), scale=st.floats(0, 1))
 @settings(max_examples=20)
 def test_distortion_by_numpy(seed, scale):

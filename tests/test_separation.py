@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from scipy.special import expit, logit
 from torch import nn
 from toys import images
@@ -19,7 +18,7 @@ from confnb.objectives import CrossEntropy, WrongOdds
 from confnb.runtime import predict
 from confnb.search import maximize
 from confnb.sets import L2, Linf
-from confnb.statistics import chebyshev
+from confnb.statistics import binomial_interval, chebyshev
 from confnb.topics.separation import (
     GRID,
     TOP_CONFIDENCE,
@@ -212,13 +211,10 @@ def test_statements_hold_as_often_as_they_say(trials, q, level):
 
 @settings(deadline=None, max_examples=50)
 @given(count=st.integers(0, 60), more=st.integers(0, 60), level=st.floats(0.5, 0.99))
-def test_the_interval_is_clopper_and_pearsons(count, more, level):
+def test_a_separation_counts_and_has_the_interval_of_its_count(count, more, level):
     n = max(count + more, 1)
     s = Separation(np.where(np.arange(n) < count, 5.0, -5.0), 0.9, level)
-    tail = (1 - level) / 2
-    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0
-    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1
-    assert s.interval == pytest.approx((low, high), abs=1e-6) and (s.count, s.trials, s.rate) == (count, n, count / n)
+    assert s.interval == binomial_interval(count, n, level) and (s.count, s.trials, s.rate) == (count, n, count / n)
 
 
 @pytest.mark.parametrize("arguments", [(1, 0), (-1, 5), (6, 5), (1, 5, 0.0), (1, 5, 1.0), (1, 5, 95), (1, 5, math.nan)])

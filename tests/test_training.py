@@ -396,7 +396,6 @@ def test_an_unknown_device_or_architecture_is_refused(cache, data):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("make", [small, dropout_net])
 def test_cuda_training_repeats_to_the_bit_and_moves_no_generator(make):
     (x, y), models, state = toy(40), [], torch.cuda.get_rng_state()

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from confnb.models import seeded
 from confnb.runtime import generator
 
 
@@ -19,6 +20,32 @@ def linear(classes, pixels=9, scale=1.0, seed=0, dtype=torch.float32):
 
 def images(n=6, side=3, seed=0, dtype=torch.float32):
     return torch.rand(n, 1, side, side, generator=generator(seed), dtype=dtype)
+
+
+def network(classes=4, side=3, seed=0):
+    "A random network on 1 x side x side images"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])  # of six images
+
+
+def curved(seed=0, shape=(1, 5, 5), classes=4, gain=3.0):
+    "A random curved network on images of any shape, in double precision"
+    with seeded(seed):
+        model = nn.Sequential(nn.Conv2d(shape[0], 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes))
+    for p in model.parameters():
+        p.data *= gain
+    return model.double().eval()
+
+
+def softmax(logits):
+    "That of rows of numbers, by NumPy in double precision"
+    logits = np.asarray(logits, float)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
 
 
 class _Backwards(torch.autograd.Function):

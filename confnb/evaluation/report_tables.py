@@ -80,8 +80,7 @@ def attack_table(
             "outside": _outside(table if name == TOGETHER else part),
         }
         for share, threshold in thresholds.items():
-            wrong, answered = robust_error(parts["clean"], part, threshold)
-            row[f"error at {100 * share:.0f} %"] = wrong / answered if answered else 0.0
+            row[f"error at {100 * share:.0f} %"] = robust_error(parts["clean"], part, threshold).rate
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -90,7 +90,7 @@ def _certain(natural: pd.DataFrame) -> list[str]:
     return (
         [
             f"The confidence is within {CERTAIN:g} of 1 at {_percent(share)} of the images that the model gets right: thresholds cannot tell these apart, and attacks "
-            "that climb the log loss see next to no slope there, so give some that do not as well, such as cw_linf or one that needs no gradient."
+            "that climb the log loss see next to no slope there, so give some that do not as well, such as confident_linf, or square, which needs no gradient."
         ]
         if share > 0.5
         else []
