@@ -244,6 +244,37 @@ def test_a_second_search_counts_new_and_surer_mistakes(small_model, digits):
     assert weak.bad >= 8 and strong.bad <= 1 and not weak.fine
 
 
+class Whole(nn.Module):
+    "Hesitates wherever a pixel is no whole 255th, so that every attack finds mistakes that are not confident"
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        whole = ((255 * x - (255 * x).round()).abs() < 1e-3).flatten(1).all(1, keepdim=True)
+        return self.model(x) * torch.where(whole, 1.0, 0.02)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(2.0)], ids=str)
+def test_a_model_that_tells_images_of_8_bits_from_other_points_is_seen(small_model, digits, ball):
+    x, y = (255 * digits.x_test[:12]).round() / 255, digits.y_test[:12]
+    bad = {}
+    for model in small_model, Whole(small_model):
+        worst = worst_case(evaluate(model, x, y, {"a": partial(max_confidence, ball=ball)}))
+        lines = {i.name: i for i in checks.of_second(model, x, y, worst, checks.second_opinions(ball, queries=2, effort="quick"))}
+        bad[type(model)] = lines["images of 8 bits find no more"].bad
+    assert bad[Whole] >= 8 and bad[type(small_model)] <= 1
+
+
+@pytest.mark.parametrize("ball", [Linf(8 / 255), L2(1.0)], ids=str)
+def test_images_of_8_bits_lie_in_the_set(small_model, digits, ball):
+    x, y = (255 * digits.x_test[:12]).round() / 255, digits.y_test[:12]
+    found = checks._of_8_bits(ball, 0)(small_model, x, y)
+    levels = 255 * found.x.double()
+    assert (levels - levels.round()).abs().max() < 1e-3 and ball.contains(found.x, x).all() and (found.x != x).flatten(1).any(1).all()
+
+
 def test_what_a_detector_implies_by_hand():
     clean, hit = rows([0.1] * 10, [True] * 8 + [False] * 2, "clean"), rows([0.9] * 10, [False] * 10, "hit")
     clean["score s"], hit["score s"] = np.linspace(1, 2, 10), [0.0] * 6 + [3.0] * 4
