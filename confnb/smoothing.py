@@ -92,7 +92,9 @@ def _draws(model: Smoothed, x: Tensor, seed: int, count: int) -> Iterator[Tensor
     "Probabilities of one image under noise, (at most PART, K), until there are `count`"
     rng, device = generator(seed), device_of(model)
     for begin in range(0, count, PART):
-        noise = torch.randn((PART, *x.shape), generator=rng, dtype=torch.float32, device="cpu")[: count - begin]
+        noise = torch.randn((PART, *x.shape), generator=rng, dtype=torch.float32, device="cpu")[
+            : count - begin
+        ]
         images = (x.cpu() + model.sigma * noise).to(device)
         yield check_logits(logits_of(model.model, images)).softmax(1).double().cpu()
 
@@ -134,8 +136,14 @@ class Smoothing:
             p = _drawn(smoothed, x[i], own, self.samples).T
             parts.append(smoothed_bounds(p, shift[i].expand(len(p)), (1 - self.level) / (2 * len(p))))
         low, high = (torch.stack(p) for p in zip(*parts, strict=True))
-        others = high[:, None].expand(-1, high.shape[1], -1).masked_fill(torch.eye(high.shape[1], device="cpu").bool(), 0)
-        spent = torch.full((len(x),), (time.perf_counter() - began) / len(x), dtype=torch.float32, device="cpu")
+        others = (
+            high[:, None]
+            .expand(-1, high.shape[1], -1)
+            .masked_fill(torch.eye(high.shape[1], device="cpu").bool(), 0)
+        )
+        spent = torch.full(
+            (len(x),), (time.perf_counter() - began) / len(x), dtype=torch.float32, device="cpu"
+        )
         tiny = torch.finfo(torch.float64).tiny
         return ConfidenceBounds(
             low.clamp_min(tiny).log(), high.clamp_min(tiny).log(), low > others.amax(2), spent

@@ -703,6 +703,16 @@ def test_a_gradient_that_is_no_number_is_none(small_model, digits, factor, share
     assert lines[0].fine == (share == 0) and f"none at {100 * share:.1f} % at random points of the set" in lines[0].measured
 
 
+@pytest.mark.parametrize("change, error, says", [(lambda y: torch.cat([y, y]), ValueError, r"labels must have shape \(5,\)"), (lambda y: y[:, None], ValueError, "labels must have shape"),
+                                                 (lambda y: y.float(), TypeError, "integer class indices"), (lambda y: y.numpy(), TypeError, "must be a torch.Tensor"), (lambda y: None, TypeError, "not NoneType")])  # fmt: skip
+def test_gradients_are_looked_for_at_labels_that_are_labels(small_model, digits, change, error, says):
+    with pytest.raises(error, match=says):
+        signs.zero_gradient_fraction(small_model, digits.x_test[:5], change(digits.y_test[:5]))
+    with torch.inference_mode():
+        y = digits.y_test[:5].clone()
+    assert signs.zero_gradient_fraction(small_model, digits.x_test[:5], y) == 0
+
+
 def test_three_images_of_a_hundred_without_a_gradient_are_too_many(small_model, digits):
     x, y = digits.x_test[:100].clone(), digits.y_test[:100]
 
