@@ -116,6 +116,14 @@ def test_with_a_reject_rule_only_a_mistake_that_passes_counts(digits, small_mode
     assert not nothing.planted.any() and planted.of_planted(nothing, "a").of == 0
 
 
+def test_mistakes_are_planted_in_models_with_numbers_and_sets_of_one_radius(digits, small_model):
+    x, y = digits.x_test[:2], digits.y_test[:2]
+    with pytest.raises(ValueError, match="planted in sets of one radius"):
+        planted.planted_mistakes(small_model, x, y, Linf(torch.tensor([0.1, 0.2])), pgd)
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
+        planted.planted_mistakes(nn.Sequential(small_model, nn.Threshold(99, math.nan)), x, y, 0.1, pgd)
+
+
 def test_a_model_without_a_linear_layer_is_read_at_its_logits(digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())

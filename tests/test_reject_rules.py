@@ -558,3 +558,10 @@ def test_seeds_and_models_that_cannot_be_are_refused_in_words(ask):
     for last, says in (nn.Softmax(1), "the model gives probabilities"), (nn.Threshold(99, math.nan), "the model's logits are NaN or infinite for"):
         with pytest.raises(ValueError, match=says):
             ask(nn.Sequential(model, last), x)
+
+
+def test_an_adaptive_attack_does_not_depend_on_the_default_device():
+    model, x, y = linear(3)[0], images(5), torch.tensor([0, 1, 2, 0, 1])
+    usual = adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found
+    with torch.device("meta"):
+        assert torch.equal(adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found.x, usual.x)
