@@ -23,7 +23,7 @@ from .runtime import generator, normal, streams, uniform
 # %% ../nbs/foundations/38_corruptions.ipynb #d8e24134
 def _drawn(x: Tensor, seed: int, kind: int, severity: int) -> tuple[Tensor, Tensor]:
     "A seed for this kind and severity (1,), and one image of that shape to draw for"
-    return streams(torch.tensor([check_seed(seed)]), 1, kind, severity), x[:1]
+    return streams(torch.tensor([check_seed(seed)], device="cpu"), 1, kind, severity), x[:1]
 
 # %% ../nbs/foundations/38_corruptions.ipynb #bc3f4898
 def _gaussian_noise(x: Tensor, s: int, seed: int) -> Tensor:
@@ -48,7 +48,9 @@ def _gaussian_blur(x: Tensor, s: int, seed: int) -> Tensor:
 
 # %% ../nbs/foundations/38_corruptions.ipynb #0297e3f2
 def _motion_blur(x: Tensor, s: int, seed: int) -> Tensor:
-    line = torch.eye(2 + s).flip(0)[None, None].to(x) / (2 + s)  # up and to the right
+    line = torch.eye(2 + s, dtype=x.dtype, device=x.device).flip(0)[None, None] / (
+        2 + s
+    )  # up and to the right
     before, after = (1 + s) // 2, (2 + s) // 2
     rows = pad(x, [before, after, before, after], mode="replicate").flatten(0, 1)[:, None]
     return conv2d(rows, line).reshape(x.shape)
@@ -93,7 +95,7 @@ def _compressed(image: Tensor, quality: int) -> Tensor:
     file = io.BytesIO()
     Image.fromarray(whole).save(file, "JPEG", quality=quality)
     read = torch.from_numpy(np.array(Image.open(file)))
-    return (read if read.ndim == 3 else read[..., None]).permute(2, 0, 1) / 255
+    return (read if read.ndim == 3 else read[..., None]).permute(2, 0, 1).float() / 255
 
 # %% ../nbs/foundations/38_corruptions.ipynb #dfa0944b
 CORRUPTIONS: dict[str, Callable[[Tensor, int, int], Tensor]] = {

@@ -18,11 +18,11 @@ from .adapters import _drawing
 from .attacks import _checked
 from .basics import with_defaults
 from .borrowing import borrow, device_of
-from .checks import check_count, check_images, check_labels, check_seed
+from .checks import check_count, check_images, check_labels, check_number, check_seed
 from .found import Found, bundle, score_inside
 from .objectives import LogConfidence, Objective, WrongConfidence, _without
 from .rules import GradientRule
-from .runtime import in_batches, logits_of, predict, streams
+from .runtime import in_batches, logits_of, predict, refuse_probabilities, streams
 from .search import Climb, maximize
 from .sets import Ball, as_ball
 
@@ -30,7 +30,7 @@ from .sets import Ball, as_ball
 class Ensemble(nn.Module):
     """Answer as several models do on average, with the logs of their mean probabilities (N, K).
 
-    Raises ValueError: no models, or another kind of mean.
+    Raises TypeError, ValueError: no models, something else among them, or another kind of mean.
 
     Source: Liu et al. (2017), section 5.
     """
@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
             raise ValueError(
                 f"an ensemble has one or more models, and a mean of 'probabilities' or of 'logits', not {len(models)} and {of!r}"
             )
-        self.members, self.of = nn.ModuleList(models), of
+        self.members, self.of = nn.ModuleList(map(_module, models)), of
 
     def forward(self, x: Tensor) -> Tensor:
         answers = _stacked([_asked_within(m, x) for m in self.members])
@@ -60,7 +60,16 @@ class Ensemble(nn.Module):
 def _asked_within(model: nn.Module, x: Tensor) -> Tensor:
     "The logits of a model that is part of another one, in the precision that is on around it"
     kind = x.device.type
-    return logits_of(model, x, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
+    reduced = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    refuse_probabilities(logits := logits_of(model, x, reduced))
+    return logits
+
+
+def _module(model: nn.Module) -> nn.Module:
+    "The model itself; what is none is refused"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}")
+    return model
 
 # %% ../nbs/foundations/41_transfer.ipynb #60b63f07
 def _stacked(answers: Sequence[Tensor]) -> Tensor:
@@ -77,7 +86,7 @@ def _log_mean(answers: Tensor) -> Tensor:
 class Averaged(nn.Module):
     """Answer as a model that draws at random does on average, with the logs of its mean probabilities (N, K).
 
-    Raises TypeError, ValueError: no draws, or a seed that is no whole number.
+    Raises TypeError, ValueError: no model, no draws, or a seed that is no whole number.
 
     Source: Athalye, Carlini and Wagner (2018), section 4.2, expectation over transformation (EOT).
     """
@@ -92,14 +101,14 @@ class Averaged(nn.Module):
         alone: bool = False,  # show each image by itself, so that its noise does not depend on the batch
     ):
         super().__init__()
-        self.model, self.alone = model, alone
+        self.model, self.alone = _module(model), alone
         self.draws, self.seed = check_count(draws, "draws"), check_seed(seed)
 
     def each(self, x: Tensor, number: int) -> Tensor:
         """Compute the log-probabilities (N, K) of one draw, which is repeatable by its number."""
         if self.alone and len(x) > 1:
             return torch.cat([self.each(one, number) for one in x.split(1)])
-        own = streams(torch.tensor([self.seed >> 1]), 1, self.seed & 1, number)
+        own = streams(torch.tensor([self.seed >> 1], device="cpu"), 1, self.seed & 1, number)
         with _drawing(int(own), x.device):
             return _asked_within(self.model, x).log_softmax(1)
 
@@ -122,12 +131,14 @@ def confidence_over_draws(
 
     The draws are not those of `model`, on which an attack may have chosen its points.
 
-    Raises TypeError, ValueError: bad images or classes, fewer than two draws, or a level out of range.
+    Raises TypeError, ValueError: another model, bad images or classes, fewer than two draws, or a level out of range.
     """
     from scipy import stats
 
     x, draws, device = check_images(x), check_count(draws, "draws", 2), device_of(model)
-    if not 0 < level < 1:
+    if not isinstance(model, Averaged):
+        raise TypeError(f"model must be an Averaged, not {type(model).__name__}: Averaged(model)")
+    if not 0 < check_number(level, "level") < 1:
         raise ValueError(f"level is the confidence of an interval, in (0, 1), not {level}")
     answers = predict(model, x, batch_size)
     chosen = answers.argmax(1) if classes is None else check_labels(classes, len(x), answers.shape[1])

@@ -52,8 +52,8 @@ class Axis:
 
     def first(self) -> Tensor:
         """List the values of the grid, (G,), float64."""
-        middle = torch.tensor([(self.low + self.high) / 2], dtype=torch.float64)
-        spread = torch.linspace(self.low, self.high, self.grid, dtype=torch.float64)
+        middle = torch.tensor([(self.low + self.high) / 2], dtype=torch.float64, device="cpu")
+        spread = torch.linspace(self.low, self.high, self.grid, dtype=torch.float64, device="cpu")
         return self.snap(spread if self.grid > 1 else middle).unique()
 
 # %% ../nbs/foundations/37_families.ipynb #3021d54b
@@ -104,7 +104,8 @@ class Family(Joined, ABC):
 # %% ../nbs/foundations/37_families.ipynb #b9bfee10
 def random_parameters(family: Family, seeds: Tensor) -> Tensor:
     """Draw parameters evenly, each row from its own seed, (N, D), float64."""
-    drawn = uniform(streams(seeds, len(seeds), 13), torch.zeros(len(seeds), len(family.axes))).double()
+    like = torch.empty(len(seeds), len(family.axes), dtype=torch.float32, device="cpu")
+    drawn = uniform(streams(seeds, len(seeds), 13), like).double()
     columns = [
         a.snap(a.low + (a.high - a.low + a.step) * u - a.step / 2)
         for a, u in zip(family.axes, drawn.T, strict=True)
@@ -177,7 +178,11 @@ def _least_squares(family: Family, away: Any, start: Tensor, steps: int = 12) ->
     axes = family.axes
     small = torch.tensor([a.step / 2 for a in axes], dtype=start.dtype, device=start.device)
     ends = torch.tensor([[a.low, a.high] for a in axes], dtype=start.dtype, device=start.device).T
-    best, damping, one = start, torch.full_like(start[:, :1, None], 1e-2), torch.eye(len(axes)).to(start)
+    best, damping, one = (
+        start,
+        torch.full_like(start[:, :1, None], 1e-2),
+        torch.eye(len(axes), dtype=start.dtype, device=start.device),
+    )
     here = away(best)
     for _ in range(steps):
         slope = (
@@ -198,11 +203,13 @@ def _moves(family: Family) -> Iterator[tuple[Tensor, bool]]:
     "All parameters, where they are few; else the steps to a point's neighbours on the lattice, which are told by True"
     axes = family.axes
     if math.prod((a.high - a.low) / a.step + 1 for a in axes) <= 2000:
-        every = [torch.arange(round((a.high - a.low) / a.step) + 1) * a.step + a.low for a in axes]
+        every = [
+            torch.arange(round((a.high - a.low) / a.step) + 1, device="cpu") * a.step + a.low for a in axes
+        ]
         yield from ((torch.stack(p), False) for p in product(*every))
     elif len(axes) <= 3:
         yield from (
-            (torch.tensor([s * a.step for s, a in zip(p, axes, strict=True)]), True)
+            (torch.tensor([s * a.step for s, a in zip(p, axes, strict=True)], device="cpu"), True)
             for p in product((0, -1, 1, -2, 2), repeat=len(axes))
         )
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from .adapters import _drawing
 from .basics import UsageError, near
 from .borrowing import borrow, device_of
-from .checks import check_count, check_images, check_labels
+from .checks import check_count, check_images, check_labels, check_seed
 from .detectors import DensityScore, KDensity, _check_vectors, confidence_score, non_me_score
 from .models import features, logits_and_features
-from .runtime import in_batches, logits_of
+from .runtime import check_logits, in_batches, logits_of
 from .tables import Score
 
 # %% ../nbs/confidence/56_reject_rules.ipynb #a572d185
@@ -205,14 +205,15 @@ def rule_scores(
 ) -> Tensor:  # (N,), on the device of `x`
     """Ask a reject rule for the scores of images.
 
-    Raises TypeError, ValueError: bad images, or a rule that does not give one number for each.
+    Raises TypeError, ValueError: bad images or seed, a model whose logits are no numbers, or a rule that does not give
+      one number for each.
     """
-    x, device = check_images(x), device_of(model)
+    x, seed, device = check_images(x), check_seed(seed), device_of(model)
 
     def work(s: slice) -> Tensor:
         z = x[s].to(device)
         logits, hidden = logits_and_features(model, z) if rule.hidden else (logits_of(model, z), None)
-        return rule(logits, hidden, z).to(x.device)
+        return rule(check_logits(logits), hidden, z).to(x.device)
 
     with borrow(model), borrow(rule), torch.no_grad(), _drawing(seed, device):
         return torch.cat(in_batches(work, len(x), batch_size))

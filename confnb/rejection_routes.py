@@ -74,7 +74,7 @@ def _spread(case: Case, score: Any) -> tuple[float, float]:
     values = values[values.isfinite()]
     if len(values) < 2:
         return 0.0, 1.0
-    low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75]).to(values)).tolist()
+    low, middle, high = values.quantile(values.new_tensor([0.25, 0.5, 0.75])).tolist()
     wide = high - low or float(values.std())
     return middle, wide if wide > 1e-6 else 1.0
 

@@ -16,12 +16,12 @@ from torch.nn.functional import cosine_similarity
 from .adapters import _drawing
 from .basics import UsageError
 from .borrowing import borrow, device_of
-from .checks import check_images
+from .checks import check_images, check_seed
 from .models import logits_and_features
 from .objectives import gradient_or_zero
 from .reject_rules import RejectRule, _said
 from .rule_gradients import OverDraws, PassedOver, _overheard
-from .runtime import logits_of, streams
+from .runtime import check_logits, logits_of, streams
 from .sets import Ball, as_ball, take_rows, to_device
 
 # %% ../nbs/confidence/58_rule_probes.ipynb #9450e6fb
@@ -110,6 +110,7 @@ def _trial(model: nn.Module, rule: RejectRule, x: Tensor, ball: Ball, seed: int)
     with torch.no_grad():
         z = torch.cat([x, ball.random(x, streams(seed, len(x))).to(x)])
         logits, hidden = logits_and_features(model, z) if rule.hidden else (logits_of(model, z), None)
+        check_logits(logits)
     if rule.images:
         reach = float((z[len(x) :] - x).abs().max())
         return _Trial(rule, (logits, None, z), (None, None, max(reach, 1e-6)), seed)
@@ -218,14 +219,14 @@ def probe_rule(
 ) -> RuleProbe:
     """Try a reject rule: does a gradient come back, does it lead up, is the rule random, a step, a vote?
 
-    Raises TypeError, ValueError: bad images; a rule that does not give one number for each example, gives NaN, accepts
+    Raises TypeError, ValueError: bad images or seed; a model whose logits are no numbers; a rule that does not give one number for each example, gives NaN, accepts
       nothing, or says that it is differentiable and is not.
     """
     x, n = check_images(x), min(len(x), _PROBED)
     ball, device = as_ball(ball, len(x)), device_of(model)
     with borrow(model), borrow(rule):
         near, own = x[:n].to(device), to_device(take_rows(ball, slice(n)), device)
-        trial = _trial(model, rule, near, own, seed)
+        trial = _trial(model, rule, near, own, check_seed(seed))
         with torch.no_grad():
             scores, same, other = trial.ask(), trial.ask(), trial.ask(seed=1)
         slope = _slope(trial, rule)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .borrowing import borrow, device_of
 from .certificates import ConfidenceBounds
 from .checks import check_count, check_images, check_number
-from .runtime import generator, logits_of, streams
+from .runtime import check_logits, generator, logits_of, streams
 from .selective import ABSTAIN
 from .sets import L2, Ball
 from .statistics import binomial_interval
@@ -29,7 +29,8 @@ from .statistics import binomial_interval
 class Smoothed(nn.Module):
     """Average the probabilities of a model over Gaussian noise on its images.
 
-    Raises TypeError, ValueError: `sigma` is no positive number, `samples` no whole number of at least 1.
+    Raises TypeError, ValueError: `model` is no model, `sigma` no positive number, `samples` no whole number of at
+      least 1.
 
     Source: Cohen et al. (2019), section 3; of probabilities in place of votes Kumar et al. (2020), section 3.
     """
@@ -42,6 +43,8 @@ class Smoothed(nn.Module):
         seed: int = 0,  # of the draws, the same for every image
     ):
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         self.model, self.sigma = model, check_number(sigma, "sigma")
         self.samples, self.seed = check_count(samples, "samples"), seed
         if not 0 < self.sigma < math.inf:
@@ -50,7 +53,7 @@ class Smoothed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rng, found = generator(self.seed), []
         for _ in range(self.samples):
-            noise = torch.randn(x.shape[1:], generator=rng).to(x)
+            noise = torch.randn(x.shape[1:], generator=rng, dtype=torch.float32, device="cpu").to(x)
             found.append(logits_of(self.model, x + self.sigma * noise).log_softmax(1))
         return torch.stack(found).logsumexp(0) - math.log(self.samples)
 
@@ -89,9 +92,11 @@ def _draws(model: Smoothed, x: Tensor, seed: int, count: int) -> Iterator[Tensor
     "Probabilities of one image under noise, (at most PART, K), until there are `count`"
     rng, device = generator(seed), device_of(model)
     for begin in range(0, count, PART):
-        noise = torch.randn((PART, *x.shape), generator=rng)[: count - begin]
+        noise = torch.randn((PART, *x.shape), generator=rng, dtype=torch.float32, device="cpu")[
+            : count - begin
+        ]
         images = (x.cpu() + model.sigma * noise).to(device)
-        yield logits_of(model.model, images).softmax(1).double().cpu()
+        yield check_logits(logits_of(model.model, images)).softmax(1).double().cpu()
 
 # %% ../nbs/confidence/54_smoothing.ipynb #3311368c
 def _drawn(model: Smoothed, image: Tensor, seed: int, count: int) -> Tensor:
@@ -131,8 +136,14 @@ class Smoothing:
             p = _drawn(smoothed, x[i], own, self.samples).T
             parts.append(smoothed_bounds(p, shift[i].expand(len(p)), (1 - self.level) / (2 * len(p))))
         low, high = (torch.stack(p) for p in zip(*parts, strict=True))
-        others = high[:, None].expand(-1, high.shape[1], -1).masked_fill(torch.eye(high.shape[1]).bool(), 0)
-        spent = torch.full((len(x),), (time.perf_counter() - began) / len(x))
+        others = (
+            high[:, None]
+            .expand(-1, high.shape[1], -1)
+            .masked_fill(torch.eye(high.shape[1], device="cpu").bool(), 0)
+        )
+        spent = torch.full(
+            (len(x),), (time.perf_counter() - began) / len(x), dtype=torch.float32, device="cpu"
+        )
         tiny = torch.finfo(torch.float64).tiny
         return ConfidenceBounds(
             low.clamp_min(tiny).log(), high.clamp_min(tiny).log(), low > others.amax(2), spent
@@ -164,7 +175,8 @@ def certified_radius(
 
     `prediction` is `ABSTAIN` and the radius 0 where the share of the votes is not certainly above one half.
 
-    Raises TypeError, ValueError: another model, bad images, counts or level out of range.
+    Raises TypeError, ValueError: another model, or one whose logits are no numbers; bad images, counts or level out
+      of range.
 
     Source: Cohen et al. (2019), section 3.2.2, algorithm CERTIFY.
     """

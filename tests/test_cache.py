@@ -1,6 +1,9 @@
 """The cache: files that are whole or not there, and a lookup that gives the right thing or computes it."""
 
 import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -155,3 +158,21 @@ def test_a_cache_that_cannot_be_written_costs_the_memory_not_the_result(tmp_path
         (tmp_path / "cache/note/key.txt").mkdir(parents=True)
     with pytest.warns(UserWarning, match="not remembered: .* cannot be written"):
         assert remember("numbers") == ("numbers", 1)
+
+
+def test_two_at_once_on_a_cold_cache_get_the_same_and_no_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+    both = threading.Barrier(2)
+
+    def compute():
+        both.wait(20)  # neither has written when the other computes
+        return "numbers"
+
+    def ask(_=None):
+        return c.remember("note", "key", ".txt", compute, lambda v, path: path.write_text(v), lambda path: path.read_text())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ThreadPoolExecutor(2) as pool:
+            assert [*pool.map(ask, range(2))] == ["numbers"] * 2
+        assert ask() == "numbers" and sorted(os.listdir(tmp_path / "note")) == ["key.sha256", "key.txt"]

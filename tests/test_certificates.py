@@ -500,6 +500,48 @@ def test_a_smoothed_model_is_a_model():
         certify(model, x, z.argmax(1), 0.1, by=Smoothing(10))
 
 
+@pytest.mark.parametrize("last, says", [(lambda z: z * math.nan, "NaN or infinite"), (lambda z: z / 0, "NaN or infinite"), (lambda z: z.softmax(1), "probabilities")])
+def test_a_model_whose_answers_are_no_logits_gets_no_certified_radius(last, says):
+    "The argmax of NaN is class 0 at every draw: unanimous votes"
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network("dense")
+
+        def forward(self, x):
+            return last(self.net(x))
+
+    for certificate in (lambda m, x: certified_radius(m, x, 5, 20), lambda m, x: Smoothing(20)(m, x, None, L2(0.1), 1)):
+        with pytest.raises(ValueError, match=says):
+            certificate(Smoothed(Last(), 0.2), images(2, 4))
+
+
+@pytest.mark.parametrize("model", [None, nn.ReLU, lambda x: x])
+def test_what_is_no_model_is_not_smoothed(model):
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, not"):
+        Smoothed(model, 0.2)
+
+
+@pytest.mark.parametrize("setter, value, before", [(torch.set_default_dtype, torch.float64, torch.float32), (torch.set_default_device, "meta", None)])
+def test_smoothing_does_not_depend_on_what_the_caller_has_set(setter, value, before):
+    model, x, y = Smoothed(network("dense"), 0.2, samples=3), images(3, 4), torch.tensor([0, 1, 0])
+
+    def found():
+        table = certify(model, x, y, L2(0.1), by=Smoothing(30))
+        return predict(model, x), table.drop(columns="seconds"), certified_radius(model, x, 5, 20)
+
+    usual = found()
+    setter(value)
+    try:
+        other = found()
+    finally:
+        setter(before)
+    assert torch.equal(usual[0], other[0])
+    for a, b in zip(usual[1:], other[1:], strict=True):
+        pd.testing.assert_frame_equal(a, b)
+
+
 def test_methods_are_values():
     assert LinearBounds("ibp") == LinearBounds("ibp") and Exact() == Exact() and Smoothing() == Smoothing()
 

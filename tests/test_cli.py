@@ -247,6 +247,16 @@ def test_a_sweep_reads_each_notebook_once(home, monkeypatch):
     assert sorted(read) == ["10_separation", "30_maxconfidence"]
 
 
+@pytest.mark.parametrize("words, work, out", [(["reproduce", "separation", "--out", "mine"], "reproduce", "mine"), (["pages", "--out", "site"], "pages", "site")])
+def test_a_disk_that_is_full_is_named(home, capsys, monkeypatch, words, work, out):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, work, full)
+    status, _, err = command(capsys, monkeypatch, *words)
+    assert status == 2 and err.splitlines()[-1].startswith(f"confnb: {out} cannot be written: No space left on device; make room or name another folder") and "Traceback" not in err
+
+
 HEARS = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from confnb.workshop import cli; "
 STOP = "(os.kill(os.getpid(), 2), time.sleep(60))"
 

@@ -93,6 +93,35 @@ def test_an_ensemble_of_nothing_and_no_draws_are_refused():
         confidence_over_draws(Averaged(Drawn()), images(2), level=95)
 
 
+def test_what_is_no_model_and_what_is_no_level_are_refused():
+    for make in (lambda m: Ensemble([linear(2)[0], m])), Averaged:
+        for model in None, nn.ReLU, lambda x: x:
+            with pytest.raises(TypeError, match="a model must be a torch.nn.Module, not"):
+                make(model)
+    with pytest.raises(TypeError, match="model must be an Averaged, not Drawn"):
+        confidence_over_draws(Drawn(), images(2))
+    with pytest.raises(TypeError, match="level must be a number, not 'a'"):
+        confidence_over_draws(Averaged(Drawn()), images(2), level="a")
+
+
+@pytest.mark.parametrize("make", [lambda m: Ensemble([linear(3)[0], m]), lambda m: Averaged(m, 2)], ids=["ensemble", "average"])
+def test_a_member_that_gives_probabilities_is_refused_though_the_mean_is_of_logs(make):
+    with pytest.raises(ValueError, match="the model gives probabilities"):
+        predict(make(nn.Sequential(linear(3)[0], nn.Softmax(1))), images(5))
+
+
+class Jitter(nn.Module):
+    def forward(self, x):
+        return x + 0.1 * torch.randn_like(x)
+
+
+def test_an_average_does_not_depend_on_the_default_device():
+    model, x = Averaged(nn.Sequential(Jitter(), linear(3)[0]), 3), images(5)
+    usual = predict(model, x)
+    with torch.device("meta"):
+        assert torch.equal(usual, predict(model, x))
+
+
 # Draws
 
 @pytest.mark.parametrize("by", ["torch", "numpy", "python"])

@@ -116,6 +116,14 @@ def test_with_a_reject_rule_only_a_mistake_that_passes_counts(digits, small_mode
     assert not nothing.planted.any() and planted.of_planted(nothing, "a").of == 0
 
 
+def test_mistakes_are_planted_in_models_with_numbers_and_sets_of_one_radius(digits, small_model):
+    x, y = digits.x_test[:2], digits.y_test[:2]
+    with pytest.raises(ValueError, match="planted in sets of one radius"):
+        planted.planted_mistakes(small_model, x, y, Linf(torch.tensor([0.1, 0.2])), pgd)
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
+        planted.planted_mistakes(nn.Sequential(small_model, nn.Threshold(99, math.nan)), x, y, 0.1, pgd)
+
+
 def test_a_model_without_a_linear_layer_is_read_at_its_logits(digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
@@ -242,6 +250,37 @@ def test_a_second_search_counts_new_and_surer_mistakes(small_model, digits):
     one = {"search": partial(max_confidence, ball=ball, seed=3)}
     weak, strong = (checks.of_second(small_model, x, y, worst_case(evaluate(small_model, x, y, a)), one)[0] for a in (lazy, good))
     assert weak.bad >= 8 and strong.bad <= 1 and not weak.fine
+
+
+class Whole(nn.Module):
+    "Hesitates wherever a pixel is no whole 255th, so that every attack finds mistakes that are not confident"
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        whole = ((255 * x - (255 * x).round()).abs() < 1e-3).flatten(1).all(1, keepdim=True)
+        return self.model(x) * torch.where(whole, 1.0, 0.02)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(2.0)], ids=str)
+def test_a_model_that_tells_images_of_8_bits_from_other_points_is_seen(small_model, digits, ball):
+    x, y = (255 * digits.x_test[:12]).round() / 255, digits.y_test[:12]
+    bad = {}
+    for model in small_model, Whole(small_model):
+        worst = worst_case(evaluate(model, x, y, {"a": partial(max_confidence, ball=ball)}))
+        lines = {i.name: i for i in checks.of_second(model, x, y, worst, checks.second_opinions(ball, queries=2, effort="quick"))}
+        bad[type(model)] = lines["images of 8 bits find no more"].bad
+    assert bad[Whole] >= 8 and bad[type(small_model)] <= 1
+
+
+@pytest.mark.parametrize("ball", [Linf(8 / 255), L2(1.0)], ids=str)
+def test_images_of_8_bits_lie_in_the_set(small_model, digits, ball):
+    x, y = (255 * digits.x_test[:12]).round() / 255, digits.y_test[:12]
+    found = checks._of_8_bits(ball, 0)(small_model, x, y)
+    levels = 255 * found.x.double()
+    assert (levels - levels.round()).abs().max() < 1e-3 and ball.contains(found.x, x).all() and (found.x != x).flatten(1).any(1).all()
 
 
 def test_what_a_detector_implies_by_hand():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 
 from confnb.models import build
 from confnb.runtime import predict
@@ -214,6 +215,14 @@ def test_requirements_hold_no_tool_of_development():
     needed, dev = ({re.split(r"[<>=!~\[]", r)[0].lower() for r in settings["DEFAULT"][key].split()} for key in ("requirements", "dev_requirements"))
     assert {"torch", "pandas", "safetensors", "typer"} <= needed and {"nbdev", "papermill", "pytest"} <= dev
     assert not needed & (dev | {d.lower() for d in DEV} | {"jupyter-core", "hypothesis", "ruff"})
+
+
+def test_no_pyarrow_is_required_that_runs_code_of_a_file():
+    "CVE-2023-47248: before 14.0.1 reading a Parquet file could run code, and the tables of a shared cache are read"
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    (pyarrow,) = (Requirement(r) for r in settings["DEFAULT"]["requirements"].split() if r.startswith("pyarrow"))
+    assert "14.0.0" not in pyarrow.specifier and "14.0.1" in pyarrow.specifier
 
 
 def test_what_the_library_imports_is_required():

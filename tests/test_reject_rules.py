@@ -542,3 +542,26 @@ def test_the_old_number_is_that_of_who_does_not_know(attacked, digits):
     assert torch.equal(found.unaware.x, before.x) and found.unaware.logits.allclose(before.logits, atol=1e-4)
     old, new = (found.accepted(y, 0.5, knows).float().mean() for knows in (False, True))
     assert new > old > 0 and found.route.count(UNAWARE) < 50
+
+
+# what cannot be scored
+
+
+@pytest.mark.parametrize("ask", [lambda m, x, **s: rule_scores(m, reject_rule("confidence"), x, **s), lambda m, x, **s: probe_rule(m, reject_rule("confidence"), x, 0.1, **s)], ids=["scores", "probe"])
+def test_seeds_and_models_that_cannot_be_are_refused_in_words(ask):
+    model, x = linear(3)[0], images(5)
+    for seed in 1.5, "0", None, [0, 1], torch.Generator(), torch.ones(5), math.nan:
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            ask(model, x, seed=seed)
+    for seed in np.int64(3), torch.tensor(3), -1, 2**70:
+        ask(model, x, seed=seed)
+    for last, says in (nn.Softmax(1), "the model gives probabilities"), (nn.Threshold(99, math.nan), "the model's logits are NaN or infinite for"):
+        with pytest.raises(ValueError, match=says):
+            ask(nn.Sequential(model, last), x)
+
+
+def test_an_adaptive_attack_does_not_depend_on_the_default_device():
+    model, x, y = linear(3)[0], images(5), torch.tensor([0, 1, 2, 0, 1])
+    usual = adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found
+    with torch.device("meta"):
+        assert torch.equal(adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found.x, usual.x)

@@ -21,7 +21,7 @@ import typer
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from toys import backwards
+from toys import Edges, backwards
 from typer.testing import CliRunner
 
 from confnb import basics, detectors, reject_rules
@@ -232,6 +232,35 @@ def test_a_model_of_timm_from_the_command_line(colours):
     assert len(pd.read_parquet("mine/examples.parquet")) == 12 and "failed:" in Path("mine/index.html").read_text()
 
 
+TEMPERED = """
+from torch import nn
+from own_nets import net
+
+class Tempered(nn.Module):
+    def __init__(self, base, t):
+        super().__init__()
+        self.base, self.t = base, t
+
+    def forward(self, x):
+        return self.base(x) / self.t
+
+def tempered(shape, classes, t=1.0):
+    return Tempered(net(shape, classes), t)
+"""
+
+
+def test_another_option_is_another_model(home, digits, small_model):
+    "Temperature is a plain attribute: no weight, no buffer, nothing of the model's repr"
+    (home / "tempered_nets.py").write_text(TEMPERED)
+    save_file({f"base.{k}": v for k, v in small_model.state_dict().items()}, "tempered.safetensors")
+    found = {}
+    for k in 1, 30:
+        model = loading.model_from("tempered_nets:tempered", digits, "tempered.safetensors", options={"t": k})
+        found[k] = reporting.report(model, digits, "linf:0.1", ["pgd"], {}, points=12, effort="quick", say=lambda line: None).tables["attacks"]
+    assert found[1].wrong_confidence[1] > 0.5 and found[30].wrong_confidence[1] < 0.2, "the second has a table of its own"
+    assert found[1].accuracy[0] == found[30].accuracy[0] > 0.7
+
+
 def test_normalisation_outside_and_inside_are_the_same_model(home, digits, small_model):
     inner = nn.Sequential(*list(small_model)[1:])
     assert isinstance(small_model[0], Normalize)
@@ -318,6 +347,16 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch):
     assert "cannot be written: Permission denied" in command(*USUAL, "--out", "closed").stderr
 
 
+def test_a_disk_that_is_full_when_the_page_is_written_is_named(home, small_model, digits, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_page, "save_table", full)
+    with pytest.raises(basics.UsageError, match="--out mine cannot be written: No space left on device; make room or name another folder"):
+        reporting.report(small_model, digits, "linf:0.1", out="mine", effort="quick", **SMALL | {"points": 12})
+    assert not (home / "mine").exists()
+
+
 def test_a_model_that_is_right_on_nothing(digits):
     class Wrong(nn.Module):
         def forward(self, x):
@@ -346,6 +385,18 @@ def test_all_together_is_the_bundle(small_model, digits):
     clean = evaluate(small_model, x, y).wrong_confidence
     np.testing.assert_allclose(best.wrong_confidence, np.maximum(found.wrong_confidence.numpy(), clean), rtol=1e-4)
     assert best.passes.tolist() == found.passes.tolist() and best["index"].tolist() == [*range(25)] and set(best.attack) == {report_tables.TOGETHER}
+
+
+def test_all_together_keeps_a_mistake_before_a_point_that_is_right_and_less_sure_of_it():
+    "A model of high temperature: at the first image the right answer leads by a hair, at the second two attacks lead to mistakes, at the third to none"
+    clean = answers([0.14, 0.9, 0.9], [True] * 3, "clean", [0.13, 0.05, 0.05])
+    one = answers([0.12, 0.3, 0.8], [False, False, True], "one", [0.12, 0.3, 0.1])
+    two = answers([0.12, 0.4, 0.7], [True, False, True], "two", [0.11, 0.4, 0.2])
+    best = report_tables.worst_case(pd.concat([clean, one, two]))
+    assert best.wrong_confidence.tolist() == [0.12, 0.4, 0.2] and best.prediction.tolist() == [1, 1, 0] and best.passes.tolist() == [15] * 3
+    held = answers([0.5, 0.6, 0.7, 0.8, 0.9] * 4, [True] * 20)
+    table = report_tables.attack_table(pd.concat([clean, one, two]), held).set_index("attack")
+    assert table.accuracy[report_tables.TOGETHER] == table.accuracy.min() == 1 / 3
 
 
 def test_attack_table_by_hand():
@@ -466,7 +517,7 @@ def test_attacks_that_the_report_advises_can_be_given():
 
 def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     names, found = odd(small_model, digits, attacks=["noise", "maxconfidence"])
-    assert names == "" and found.sound and found.summary[0].startswith("sound: all 22 checks") and len(found.tables["checks"]) == 22
+    assert names == "" and found.sound and found.summary[0].startswith("sound: all 24 checks") and len(found.tables["checks"]) == 24
 
 
 @pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice"), (DrawingGlobally, "the same answer twice")])
@@ -575,13 +626,26 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")), *"jsma ddn cw_l2_fast negative foolbox:L2PGD torchattacks:OnePixel torchattacks:CW".split()])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")), *"jsma ddn cw_l2_fast negative foolbox:L2PGD torchattacks:OnePixel torchattacks:PGDL2 torchattacks:CW".split()])
 @pytest.mark.filterwarnings("ignore")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:
         pytest.importorskip(name.split(":")[0])
     found = reporting.report(small_model, digits, "linf:0.1", [name], {}, points=20, say=lambda line: None)
     assert found.summary[0].startswith("not sound") and not found.tables["checks"].fine.all()
+
+
+def spoiled(model, x, y):
+    return x * math.nan
+
+
+@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=pytest.mark.slow)], ids=["x itself", "outside", "NaN", "three"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits, attacks):
+    found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, points=12, effort="quick", say=lambda line: None)
+    failed = set(found.tables["checks"].query("~fine").name)
+    assert found.summary[0].startswith("not sound") and not any("it is right on" in line for line in found.summary)
+    assert "twice the effort finds no more" in failed and ("the attacks stay in the set" in failed) == (attacks != {"own": lazy})
 
 
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
@@ -645,6 +709,16 @@ def test_a_gradient_that_is_no_number_is_none(small_model, digits, factor, share
     assert lines[0].fine == (share == 0) and f"none at {100 * share:.1f} % at random points of the set" in lines[0].measured
 
 
+@pytest.mark.parametrize("change, error, says", [(lambda y: torch.cat([y, y]), ValueError, r"labels must have shape \(5,\)"), (lambda y: y[:, None], ValueError, "labels must have shape"),
+                                                 (lambda y: y.float(), TypeError, "integer class indices"), (lambda y: y.numpy(), TypeError, "must be a torch.Tensor"), (lambda y: None, TypeError, "not NoneType")])  # fmt: skip
+def test_gradients_are_looked_for_at_labels_that_are_labels(small_model, digits, change, error, says):
+    with pytest.raises(error, match=says):
+        signs.zero_gradient_fraction(small_model, digits.x_test[:5], change(digits.y_test[:5]))
+    with torch.inference_mode():
+        y = digits.y_test[:5].clone()
+    assert signs.zero_gradient_fraction(small_model, digits.x_test[:5], y) == 0
+
+
 def test_three_images_of_a_hundred_without_a_gradient_are_too_many(small_model, digits):
     x, y = digits.x_test[:100].clone(), digits.y_test[:100]
 
@@ -659,6 +733,34 @@ def test_three_images_of_a_hundred_without_a_gradient_are_too_many(small_model, 
             return self.model(torch.where(keep[:, None, None, None], z, z.detach()))
 
     assert [signs.of_gradients(Partly(n), x, y, None)[0].fine for n in (0, 2, 3)] == [True, True, False]
+
+
+class EdgesFirst(nn.Module):
+    "A model that looks at Sobel magnitudes too, whose gradient is NaN wherever an image is flat"
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.edges = model, Edges()
+
+    def forward(self, x):
+        return self.model(0.8 * x + 0.2 * self.edges(x).clamp(0, 1))
+
+
+class Rounding(EdgesFirst):
+    def forward(self, x):
+        return self.model((4 * x).round() / 4)
+
+
+class Detached(EdgesFirst):
+    def forward(self, x):
+        return self.model(x).detach()
+
+
+@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=pytest.mark.slow), (Detached, "linf:0.1", "cw_l2_fast")])
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_whose_gradients_break_has_a_report_that_says_so(small_model, digits, kind, threat, attack):
+    found = reporting.report(kind(small_model), digits, threat, [attack], {}, points=12, effort="quick", say=lambda line: None)
+    assert {"the loss has gradients", "no attack stood still"} <= set(found.tables["checks"].query("~fine").name)
 
 
 # the tables against one another

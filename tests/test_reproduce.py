@@ -213,7 +213,8 @@ def test_plain_papermill_runs_a_topic(run, home):
 
 
 @pytest.mark.slow
-def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_the_kernel(tmp_path, monkeypatch, sent):
     monkeypatch.chdir(project(tmp_path))
     write_notebook(
         tmp_path / "nbs/topics/10_separation.ipynb",
@@ -225,7 +226,7 @@ def test_interrupt_stops_the_kernel(tmp_path, monkeypatch):
     command = [sys.executable, "-c", hears + RUN[2], "reproduce", "separation"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "10_separation" in child.stdout.readline() and "hcnn-T1" in child.stdout.readline()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130 and "stopped" in err and not Path("runs/digits/index.html").exists()
     pid, patience = int(Path("pid").read_text()), time.time() + 10

@@ -222,6 +222,24 @@ def test_every_set_does_what_a_set_must(ball):
     assert ball.contains(ball.project(drawn, x), x).all()
 
 
+@pytest.mark.parametrize("setter, value, before", [(torch.set_default_dtype, torch.bfloat16, torch.float32), (torch.set_default_device, "meta", None)], ids=["dtype", "device"])
+@pytest.mark.parametrize("ball", [*EVERY, Corruptions(2, ("jpeg", "motion_blur", "shot_noise"))], ids=str)
+def test_no_set_depends_on_the_default_dtype_and_device(ball, setter, value, before):
+    model, x, y = linear(3, 36)[0], images(4, 6), torch.arange(4) % 3
+
+    def found():
+        drawn = ball.random(x, streams(5, 4))
+        return drawn, ball.project(drawn.flip(0), x), pgd(model, x, y, ball, 2).x
+
+    usual = found()
+    setter(value)
+    try:
+        other, inside = found(), ball.contains(usual[2], x)
+    finally:
+        setter(before)
+    assert all(torch.equal(a, b) for a, b in zip(usual, other, strict=True)) and inside.all()
+
+
 @pytest.mark.parametrize("ball", EVERY, ids=str)
 def test_every_attack_takes_every_set(ball):
     torch.manual_seed(0)

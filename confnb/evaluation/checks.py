@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -26,7 +27,7 @@ from .report_tables import _attacked, _each, _percent, worst_case
 from .signs import of_answers, of_gradients
 from .specs import TOGETHER, Notes, ProjectOutside
 from .threats import of_size, size_of, whole_size
-from ..found import Attack
+from ..found import Attack, Found, score_inside
 from ..maxconfidence import max_confidence
 from ..objectives import WrongConfidence
 from ..random_search import square
@@ -177,6 +178,17 @@ def _random(ball: Ball, seed: int, queries: int) -> Attack:
         return lambda m, x, y: square(m, x, y, ball, queries, objective=WrongConfidence(y), seed=seed)
     return partial(uniform_noise, ball=ball, draws=queries, seed=seed)
 
+# %% ../../nbs/evaluation/69_checks.ipynb #3b559d38
+def _of_8_bits(ball: Ball, seed: int) -> Attack:
+    "Auto-PGD, each pixel then put on a whole 255th between the image and the point"
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Found:
+        z = apgd(model, x, y, ball, 30, seed=seed).x
+        levels = torch.where(z > x, (255 * z + 1e-4).floor(), (255 * z - 1e-4).ceil())
+        return score_inside(model, x, y, ball, levels.clamp(0, 255) / 255)
+
+    return attack
+
 # %% ../../nbs/evaluation/69_checks.ipynb #ffa0c818
 def second_opinions(
     ball: Ball,  # the threat
@@ -190,6 +202,7 @@ def second_opinions(
         "twice the effort finds no more": partial(max_confidence, ball=ball, seed=seed + 1, effort=effort),
         "the margin finds no more": partial(apgd, ball=ball, steps=30, margin=True, seed=seed + 1),
         "random search finds no more than gradients": _random(ball, seed + 1, queries),
+        "images of 8 bits find no more": _of_8_bits(ball, seed + 1),
     }
     if surrogate is not None:
         found["points of another network find no more"] = lambda m, x, y: transfer(
@@ -202,6 +215,7 @@ ADVICE = {
     "twice the effort finds no more": "give more effort (--effort thorough) until it does not",
     "the margin finds no more": "add apgd with margin=True: the loss is saturated",
     "random search finds no more than gradients": "the gradients are masked: attack without them (square), with many questions",
+    "images of 8 bits find no more": "the model tells images of 8 bits from other points: round what every attack finds",
     "points of another network find no more": "the gradients are masked: add confnb.transfer from that network",
 }
 

@@ -21,7 +21,7 @@ from .indicators import Indicator
 from .threats import PLAIN
 from ..found import Attack, score_inside, wrong_classes
 from ..models import logits_and_features
-from ..runtime import in_batches, logits_of, normal, predict, streams
+from ..runtime import check_logits, in_batches, logits_of, normal, predict, streams
 from ..sets import Ball, as_ball
 from ..tables import Score
 
@@ -107,7 +107,7 @@ def plant(
     points = torch.cat([x, near, far]).to(device_of(model))
     with borrow(model), torch.no_grad():
         hidden = torch.cat(in_batches(lambda s: _read(model, points[s]), len(points), 256)).double()
-        classes = logits_of(model, points[:1]).shape[1]
+        classes = check_logits(logits_of(model, points[:1])).shape[1]
     wrong = int(wrong_classes(y.cpu(), classes)[0, int(own) % (classes - 1)])
     found = _readout(hidden[: inner + 1], hidden[inner + 1 :], classes, int(y), wrong)
     if found is None:
@@ -167,12 +167,15 @@ def planted_mistakes(
     A row for each image: `index planted found random`: whether a mistake could be planted, whether the
     attack returned one that the rule accepts, and whether one of the random points is one.
 
-    Raises TypeError, ValueError: bad images or labels, or a set that is none.
+    Raises TypeError, ValueError: bad images or labels, a model whose logits are no numbers, or a set that is none or has
+      a radius for each image.
 
     Source: Zimmermann et al. (2022), section 3.
     """
     how = with_defaults(options, {"score": None, "threshold": 0.0, "seed": 0, "draws": 100})
     x, ball = check_images(x), as_ball(ball, len(x))
+    if getattr(getattr(ball, "eps", None), "ndim", 0):
+        raise ValueError("mistakes are planted in sets of one radius; call it once for each image of its own")
     y, draws = check_labels(y, len(x)), check_count(how["draws"], "draws")
     rule = how["score"], check_number(how["threshold"], "threshold")
     rows = []

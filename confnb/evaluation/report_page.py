@@ -9,7 +9,6 @@ __all__ = ['CAPTIONS', 'Report', 'write']
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from base64 import b64encode
 from dataclasses import dataclass
@@ -166,22 +165,22 @@ def write(
     All is made before anything in `out` is touched. Then the manifest is put in place first and the page
     last, so that where there is a page, there is all of it.
 
-    Raises UsageError: the folder holds files of these names that no report wrote.
-
-    Raises OSError: it cannot be made or written.
+    Raises UsageError: the folder holds files of these names that no report wrote, or it cannot be written.
     """
-    _free(out).mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=out, prefix=".fresh-"))
     try:
-        hashes = _lay_out(found, fresh)
-        stale = _ours(out) - {"manifest.json", *hashes}
-        (out / "index.html").unlink(missing_ok=True)
-        for name in ("manifest.json", *hashes, "index.html"):
-            os.replace(fresh / name, out / name)
-        for name in stale - {"index.html"}:
-            (out / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _free(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".fresh-", ignore_cleanup_errors=True) as fresh:
+            hashes = _lay_out(found, Path(fresh))
+            stale = _ours(out) - {"manifest.json", *hashes}
+            (out / "index.html").unlink(missing_ok=True)
+            for name in ("manifest.json", *hashes, "index.html"):
+                os.replace(Path(fresh) / name, out / name)
+            for name in stale - {"index.html"}:
+                (out / name).unlink(missing_ok=True)
+    except OSError as e:
+        raise UsageError(
+            f"--out {out} cannot be written: {e.strerror or e}; make room or name another folder: what the attacks found is remembered"
+        ) from e
     return out / "index.html"
 
 # %% ../../nbs/evaluation/73_report_page.ipynb #4fcd7770

@@ -31,17 +31,16 @@ ALARMS = (0.05, 0.01)  # shares of held-out images that a detector may take for 
 def worst_case(
     table: pd.DataFrame,  # of `evaluate`
 ) -> pd.DataFrame:
-    """Keep for each example the row with the highest wrong-class confidence, as one attack.
+    """Keep the most confident mistake of each example, as one attack.
 
-    Its name is "all together", and its passes are the sum of all. The clean rows count as well, since an
-    image lies in its own set.
+    Where no attack found a mistake it is the row with the highest wrong-class confidence. Its name is "all
+    together", and its passes are the sum of all. The clean rows count as well, since an image lies in its own set.
     """
     table = table.reset_index(drop=True)
-    groups = table.groupby("index", sort=True)
-    best = table.loc[groups.wrong_confidence.idxmax()].assign(
-        attack=TOGETHER, passes=groups.passes.sum().to_numpy()
-    )
-    return best.reset_index(drop=True)
+    examples, mistake = table["index"], table.prediction != table.label
+    best = (table.wrong_confidence.astype(float) + mistake).groupby(examples).idxmax()
+    passes = table.passes.groupby(examples).sum()
+    return table.loc[best].assign(attack=TOGETHER, passes=passes.to_numpy()).reset_index(drop=True)
 
 # %% ../../nbs/evaluation/64_report_tables.ipynb #466048e0
 def _each(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

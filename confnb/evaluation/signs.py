@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..borrowing import borrow, device_of
-from ..checks import check_images
+from ..checks import check_images, check_labels
 from .indicators import Indicator
 from .report_tables import _percent
 from ..objectives import CrossEntropy, Margin, gradient_or_zero
@@ -169,11 +169,15 @@ def slopes(
     ball: Ball | None = None,  # for the step, a tenth of its radius; without one none is made
     batch_size: int = 256,  # how many images at once
 ) -> Slopes:
-    """Measure what the gradient is worth at points: whether it is there, and whether a small step along it pays."""
+    """Measure what the gradient is worth at points: whether it is there, and whether a small step along it pays.
+
+    Raises TypeError, ValueError: bad points or labels.
+    """
     z, device = check_images(z), device_of(model)
+    y = check_labels(y, len(z))
 
     def work(s: slice) -> list[Tensor]:
-        at, label = z[s].to(device).clone().requires_grad_(), y[s].to(device)
+        at, label = z[s].to(device).clone().requires_grad_(), y[s].to(device).clone()
         logits = logits_of(model, at)
         loss, margin = CrossEntropy(label)(logits), Margin(label)(logits)
         of_loss, of_margin = gradient_or_zero(loss, at, True), gradient_or_zero(margin, at)
@@ -213,6 +217,8 @@ def zero_gradient_fraction(
     """Measure at what share of the images the loss has no gradient to follow.
 
     That is: zero at every pixel, or NaN or infinite at one.
+
+    Raises TypeError, ValueError: bad images or labels.
     """
     seen = slopes(model, x, y, batch_size=batch_size)
     return float((seen.zero | seen.broken).float().mean())

@@ -8,7 +8,8 @@ __all__ = ['Names', 'reproduce_command', 'list_command', 'store_command', 'pages
 # %% ../../nbs/workshop/94_cli.ipynb #8c63a379
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,22 @@ def reproduce_command(
     else:
         _run(checked.notes, checked.out, lambda view: reproduce(checked, view, means, again))
 
+# %% ../../nbs/workshop/94_cli.ipynb #be85e4fb
+@contextmanager
+def _told_where(out: Path) -> Iterator[None]:
+    """Say which folder could not be written where an error does not tell, as on a full disk.
+
+    Raises UsageError: the block ends in such an error.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno is None or e.filename is not None:
+            raise
+        raise UsageError(
+            f"{out} cannot be written: {e.strerror}; make room or name another folder, and the same command goes on from there"
+        ) from e
+
 # %% ../../nbs/workshop/94_cli.ipynb #72f6421b
 def _run(notes: list[str], out: Path, work: Callable[[RunReporter], list[str]]) -> None:
     """Do the work and end with its status."""
@@ -84,7 +101,8 @@ def _run(notes: list[str], out: Path, work: Callable[[RunReporter], list[str]]) 
         typer.echo(f"confnb: {note}", err=True)
     view = on_terminal(sys.stdout) if sys.stdout.isatty() else RunReporter(typer.echo)
     try:
-        complaints = work(view)
+        with _told_where(out):
+            complaints = work(view)
     except KeyboardInterrupt:
         typer.echo(
             f"confnb: stopped; what was finished lies in {out}, and the same command goes on from there",
@@ -128,7 +146,8 @@ def pages_command(
 ) -> None:
     """Make every notebook, as stored, a page that opens without a network."""
     need("nbformat", "bs4", "pypandoc")
-    typer.echo(pages(checkout(), out))
+    with _told_where(out):
+        typer.echo(pages(checkout(), out))
 
 # %% ../../nbs/workshop/94_cli.ipynb #029bd73c
 def build_app(

@@ -21,7 +21,7 @@ CLASSES = torch.arange(4) % K
 class Function:
     """`call` on what `takes` names ("model x y ball"), with the settings that are varied.
 
-    Traits: `branches` decides at each step by a sign, which rounding may turn, `climbs` a gradient to the end, `hidden` needs features, `copies` the model, `linf` takes no other set (`l2` that one too), `bounds` knows few layers and sets, `shell` gives another
+    Traits: `branches` decides at each step by a sign, which rounding may turn, `climbs` a gradient to the end, `hidden` needs features, `copies` the model, `linf` takes no other set (`l2` that one too), `bounds` knows few layers and sets, `fixes` what a model draws, `shell` gives another
     model's answers.
     """
 
@@ -102,6 +102,14 @@ FUNCTIONS = {
     "predict": F(predict, "model x", "batch_size"),
     "features": F(confnb.features, "model x", "batch_size", "hidden"),
     "outputs": F(confnb.outputs, "model x", "batch_size", "hidden"),
+    "answer_change": F(confnb.answer_change, "model x", "batch_size"),
+    "predict_selectively": F(lambda model, x, **s: confnb.predict_selectively(model, x, confnb.confidence_score, 1.0, **s), "model x", "batch_size", "hidden"),
+    "rule_scores": F(lambda model, x: confnb.rule_scores(model, confnb.reject_rule("confidence"), x), "model x", "", "fixes"),
+    "Ensemble": F(lambda model, x: predict(confnb.Ensemble([model, model]), x), "model x"),
+    "Averaged": F(lambda model, x: predict(confnb.Averaged(model, 2), x), "model x", "", "fixes"),
+    "confidence_over_draws": F(lambda model, x, **s: confnb.confidence_over_draws(confnb.Averaged(model, 2), x, draws=3, **s), "model x", "level", "fixes"),
+    "certified_radius": F(lambda model, x, **s: confnb.certified_radius(confnb.Smoothed(model, 0.2), x, 3, 9, **s), "model x", "level seed"),
+    "confident_points": F(confnb.confident_points, ATTACK, "p steps seed batch_size", "", steps=2),
     "cw_white_box": F(lambda model, x, y, shape, eta=0.0, **s: confnb.cw_white_box(model, x, y, density(model, shape), eta, **s), "model x y shape",
                       "eta weight kappa rounds steps step_size c target", "hidden", rounds=2, steps=2),
     "max_score": F(detector(confnb.max_score), f"{ATTACK} shape", "steps seed weight batch_size", "hidden", steps=2),

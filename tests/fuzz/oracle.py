@@ -103,7 +103,8 @@ def expected(case: Case) -> str:
     "What is expected of a case: the worst of what is expected of its ingredients, some of which do not suit the function"
     f, kinds = FUNCTIONS[case.function], {p: table(p)[k] for p, k in case.kinds.items()}
     no_class = "bounds" in f.traits and case.kinds["y"] == "None"  # a certificate takes images of no class
-    expect = {"either" if no_class and p == "y" else k.expect for p, k in kinds.items()}
+    unused = "copies" in f.traits and case.kinds["model"] not in USUAL["model"]  # no layer of the model may have activations to quantise
+    expect = {"either" if no_class and p == "y" or unused and p == "a" else k.expect for p, k in kinds.items()}
     of = {p: k.traits.split() for p, k in kinds.items()}
     set_kind = set(of.get("ball", [])) if kinds.get("ball") and kinds["ball"].expect == "good" else set()
     if "linf" in f.traits.split() and set_kind:
@@ -377,7 +378,7 @@ def judged(a: types.SimpleNamespace, f: Function, case: Case, call: Any, result:
         return says
     if "climbs" in f.traits and "flat" in traits and case.kinds.get("steps") != "0" and "NoGradient" not in told:
         return "no word on the missing gradient"
-    if "random" in traits:
+    if "random" in traits and "fixes" not in f.traits.split():
         return "" if "RandomAnswers" in told else "no word on the random draws"
     again: dict[str, dict] = {"the same call": {}}
     if "batch_size" in f.varied and "batch_size" not in case.odd and not {"batch", "coarse"} & set(traits) and "branches" not in f.traits:
