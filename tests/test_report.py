@@ -151,7 +151,7 @@ def test_the_page_needs_nothing_beside_it_and_the_manifest_knows_every_file(home
     assert {p.stem for p in folder.glob("*.png")} <= {p.stem for p in folder.glob("*.csv")}
     assert told["versions"]["torch"] and told["device"].startswith("cpu") and told["seconds"] > 0
     assert told["parameters"] == {"data": "scikit-learn digits (16 x 16)", "threat": "linf:0.1", "attacks": ["noise", "pgd"], "detectors": ["confidence", "max-logit", "entropy"],
-                                  "effort": "standard", "points": 20, "seed": 0, "model": "own_nets:net", "weights": "own.safetensors", "mean": None, "std": None, "option": []}
+                                  "reject": None, "effort": "standard", "held": "the training set", "points": 20, "seed": 0, "model": "own_nets:net", "weights": "own.safetensors", "mean": None, "std": None, "option": []}
 
 
 def test_everything_at_once(home, capsys):
