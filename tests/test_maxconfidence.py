@@ -56,7 +56,7 @@ THOROUGH = {"linf": partial(maximize, steps=1000, decay=1e-4), "l2": partial(max
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2", "l2 within the box"])
-@pytest.mark.parametrize("classes", range(3, 11))
+@pytest.mark.parametrize("classes", [3, 4, 7, 10])
 def test_every_class_agrees_with_a_convex_solver(classes, kind):
     dtype = (torch.float32, torch.float64)[(classes + len(kind)) % 2]  # each kind of set meets both
     eps, n = 0.1 + 0.03 * classes, 3
@@ -140,7 +140,7 @@ def finite_games(draw):
     return (p / p.sum(2, keepdim=True)).clamp_min(1e-30), torch.tensor(labels)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(game=finite_games())
 def test_no_choice_fails_the_model_more_often(game):
     p, y = game

@@ -626,7 +626,11 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")), *"jsma ddn cw_l2_fast negative foolbox:L2PGD torchattacks:OnePixel torchattacks:PGDL2 torchattacks:CW".split()])
+LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")]
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+
+
+@pytest.mark.parametrize("name", [*LONG, *SLOW, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
 @pytest.mark.filterwarnings("ignore")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:
@@ -648,6 +652,7 @@ def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits,
     assert "twice the effort finds no more" in failed and ("the attacks stay in the set" in failed) == (attacks != {"own": lazy})
 
 
+@pytest.mark.slow
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
     found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, say=lambda line: None)
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
@@ -938,6 +943,7 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
         reporting.report(small_model, digits, "linf:0.1", {"a": never}, {"d": detector}, points=12, say=lambda line: None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
