@@ -204,7 +204,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("threat", [BALL, L2(1.0)], ids=str)
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "adversarially trained")) for kind in HONEST])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind not in ("adversarially trained", "MLP"))) for kind in HONEST])
 def test_honest_models_pass_every_check(kind, threat, digits):
     found, lines = reported(HONEST[kind](data=digits, device="cpu"), digits, threat)
     assert lines.fine.all(), lines[~lines.fine].values.tolist()
