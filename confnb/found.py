@@ -140,7 +140,11 @@ def wrong_classes(
     y: Tensor,  # labels (N,)
     classes: int,  # how many classes there are, K
 ) -> Tensor:
-    """List the classes other than each label, ascending, (N, K - 1)."""
+    """List the classes other than each label, ascending, (N, K - 1).
+
+    Raises TypeError, ValueError: labels that are no classes.
+    """
+    y = check_labels(y, len(y), classes)
     every = torch.arange(classes, device=y.device).expand(len(y), -1)
     return every[every != y[:, None]].reshape(len(y), classes - 1)
 

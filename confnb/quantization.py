@@ -254,6 +254,8 @@ def quantize(
         raise TypeError(
             f"quantize takes a torch.nn.Module, not {type(model).__name__}; quantized_network takes an architecture's name"
         )
+    for name, bits in {"w": w, "a": a, "g": g}.items():
+        _check_bits(bits, name)
     model = copy.deepcopy(model)
     layers = [layer for layer in model.modules() if type(layer) in KINDS]
     chosen = layers if first_last else layers[1:-1]

@@ -171,8 +171,12 @@ def accuracy(
     y: Tensor,  # right labels (N,)
     batch_size: int = 256,  # how many images are run at once
 ) -> float:
-    """Measure the share of images on which the model is right."""
-    return (predict(model, x, batch_size).argmax(1) == y.to(x.device)).float().mean().item()
+    """Measure the share of images on which the model is right.
+
+    Raises TypeError, ValueError: bad images, or anything but one label for each.
+    """
+    y = check_labels(y, len(x)).to(x.device)
+    return (predict(model, x, batch_size).argmax(1) == y).float().mean().item()
 
 # %% ../nbs/foundations/29_training.ipynb #0b74526e
 class Watch(TypedDict, total=False):

@@ -287,3 +287,9 @@ def test_trained_keeps_quantised_networks_apart(tmp_path, monkeypatch):
     nets = [load_or_train(quantized_network, data, recipe=Recipe(epochs=1), device="cpu", architecture="three_layer_cnn", w=w, filters=2) for w in (1, 2, 1)]
     assert len(list((tmp_path / "model").glob("*.safetensors"))) == 2
     assert torch.equal(predict(nets[0], x), predict(nets[2], x)) and not torch.equal(predict(nets[0], x), predict(nets[1], x))
+
+
+@pytest.mark.parametrize("bits", [{"a": 0}, {"w": 0}, {"g": 9}])
+def test_bits_are_checked_where_no_layer_uses_them_too(bits):
+    with pytest.raises(ValueError, match="must be 1 to 8, or 32"):
+        quantize(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), first_last=True, **{"w": 2} | bits)

@@ -1571,3 +1571,12 @@ def test_adam_goes_on_where_the_square_of_a_gradient_is_infinite(rule):
 def test_a_rank_of_another_shape_is_called_one():
     with pytest.raises(ValueError, match="an objective or a rank must give one number for each of 5"):
         maximize(tiny(), Margin(labels()), images(), BOX, 1, rank=lambda logits, z: logits.sum())
+
+
+def test_wrong_classes_of_labels_that_are_none_are_refused():
+    from confnb.found import wrong_classes
+
+    assert wrong_classes(torch.tensor([1, 0]), 3).tolist() == [[0, 2], [1, 2]]
+    for bad in (torch.tensor([3]), torch.tensor([-1]), torch.tensor([[1]]), torch.tensor([0.5])):
+        with pytest.raises((TypeError, ValueError), match="labels must"):
+            wrong_classes(bad, 3)

@@ -419,3 +419,11 @@ def test_one_image_left_over_is_not_normalised_alone(n):
     assert told.steps.tolist() == [2, 4]
     plain = fit(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), x, y, recipe=Recipe(epochs=2, batch_size=4))
     assert plain.steps.tolist() == ([3, 6] if n == 9 else [2, 4])
+
+
+def test_accuracy_wants_one_label_for_each_image():
+    model, x, y = torch.nn.Flatten(), torch.rand(6, 1, 1, 3), torch.zeros(6, dtype=torch.long)
+    assert accuracy(model, x, model(x).argmax(1)) == 1
+    for bad in (y[:, None], y[:4], y.float()):
+        with pytest.raises((TypeError, ValueError), match="labels must"):
+            accuracy(model, x, bad)

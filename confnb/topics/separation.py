@@ -128,7 +128,7 @@ def _first_points(
 # %% ../../nbs/topics/30_separation.ipynb #0736eea5
 @dataclass(frozen=True)
 class _Counted:
-    "The searched points, and at which of them B was seen"
+    "The searched points, and at which of them a wrong class was found with confidence p"
 
     odds: np.ndarray  # the highest log-odds of a wrong class found in each ball (N,), float64
     p: float = 0.9  # the confidence that counts, in (0, 1]
@@ -142,7 +142,7 @@ class _Counted:
 
     @property
     def reached(self) -> np.ndarray:
-        """Whether B was seen at each point, bool (N,)."""
+        """Whether a wrong class with confidence p was found at each point, bool (N,)."""
         return np.asarray(self.odds) >= logit(self.p)
 
     @property
@@ -152,7 +152,7 @@ class _Counted:
 
     @property
     def count(self) -> int:
-        """At how many points B was seen."""
+        """At how many points a wrong class with confidence p was found."""
         return int(self.reached.sum())
 
     @property
@@ -162,7 +162,7 @@ class _Counted:
 
     @property
     def rate(self) -> float:
-        """The share s_p of points at which B was seen."""
+        """The share s_p of points at which a wrong class with confidence p was found."""
         return self.count / self.trials
 
 # %% ../../nbs/topics/30_separation.ipynb #c205344d
