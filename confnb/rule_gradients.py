@@ -8,7 +8,7 @@ __all__ = ['StraightThroughMode', 'PassedOver', 'OwnDraws', 'OverDraws', 'Finite
 # %% ../nbs/confidence/57_rule_gradients.ipynb #e91812ac
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +69,19 @@ class _Score:
 # %% ../nbs/confidence/57_rule_gradients.ipynb #b9a35bc2
 @dataclass(frozen=True)
 class PassedOver(_Score):
-    """A rule's score, with a gradient that passes straight through what has none."""
+    """A rule's score, with a gradient that passes straight through what has none.
+
+    A rule that cannot be asked in this way, such as one that goes through NumPy, keeps the gradient that it has.
+    """
 
     def __call__(
         self, logits: Tensor, features: Tensor | None = None, images: Tensor | None = None
     ) -> Tensor:
         if not torch.is_grad_enabled():
             return self.score(logits, features, images)
-        with StraightThroughMode():
+        with suppress(Exception), StraightThroughMode():
             return self.score(logits, features, images)
+        return self.score(logits, features, images)
 
 # %% ../nbs/confidence/57_rule_gradients.ipynb #5318a5a9
 _DRAWS = {
@@ -253,8 +257,10 @@ class SoftVotes:
     ) -> Tensor:
         assert images is not None
         n, aim = len(logits), logits.argmax(1)
-        with _overheard(self.score.held, logits.shape[1]) as heard, StraightThroughMode():
-            self.score(logits, features, images)
+        heard: list[Tensor] = []
+        with suppress(Exception), StraightThroughMode():
+            heard = self._answers(logits, features, images)
+        heard = heard or self._answers(logits, features, images)
         if any(len(h) != n for h in heard) and n > 1 and not _all_alike(images):
             rows = [slice(i, i + 1) for i in range(n)]
             return torch.cat([self(logits[r], features, images[r]) for r in rows])
@@ -268,3 +274,9 @@ class SoftVotes:
             return logits.new_zeros(n)
         each = torch.cat(votes).gather(2, aim.expand(sum(map(len, votes)), n)[..., None])[..., 0]
         return each.logsumexp(0) - math.log(len(each))
+
+    def _answers(self, logits: Tensor, features: Tensor | None, images: Tensor | None) -> list[Tensor]:
+        "What the networks say while the rule is asked"
+        with _overheard(self.score.held, logits.shape[1]) as heard:
+            self.score(logits, features, images)
+        return heard

@@ -16,6 +16,7 @@ from confnb import load_model
 from confnb.adapters import _drawing
 from confnb.adaptive_rejection import KNOWS, UNAWARE, adaptive_attack, adaptive_curves, adaptive_table
 from confnb.basics import UsageError
+from confnb.corruptions import corrupt
 from confnb.ensembles import Ensemble
 from confnb.maxconfidence import max_confidence
 from confnb.models import features, logits_and_features
@@ -53,6 +54,18 @@ class Squeezed(nn.Module):
             .abs()
             .sum(1)
         )
+
+
+class Compressed(nn.Module):
+    "Minus how far the answer moves when the images go through a JPEG file, which has no gradient at all"
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        moved = self.model(x).softmax(1) - self.model(corrupt(x.detach().clamp(0, 1), "jpeg", 4)).softmax(1)
+        return -moved.abs().sum(1)
 
 
 class Majority(nn.Module):
@@ -487,6 +500,11 @@ class Goal:
         return log_p(self.net(z), target) + log_p(self.net(z + (torch.round(4 * z) / 4 - z).detach()), target)
 
 
+    def compressed(self, z, target):
+        through = z + (corrupt(z.detach().clamp(0, 1), "jpeg", 4) - z).detach()
+        return log_p(self.net(z), target) + log_p(self.net(through), target)
+
+
 OTHERS = ("digits/cnn-undefended", "digits/cnn-regularised", "digits/cnn-l2")
 HAND = {
     "entropy": "confident",
@@ -497,6 +515,7 @@ HAND = {
     "majority": "majority",
     "noisy votes": "noisy",
     "squeezed": "coarse",
+    "jpeg": "compressed",
 }
 
 
@@ -512,6 +531,7 @@ def test_one_call_is_as_good_as_the_attack_written_by_hand(kind, attacked, digit
         "majority": lambda: Majority(*nets),
         "noisy votes": lambda: NoisyVotes(net),
         "squeezed": lambda: Squeezed(net),
+        "jpeg": lambda: Compressed(net),
     }
     rule = (
         RejectRule(own[kind]())
@@ -565,3 +585,13 @@ def test_an_adaptive_attack_does_not_depend_on_the_default_device():
     usual = adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found
     with torch.device("meta"):
         assert torch.equal(adaptive_attack(model, "confidence", x, y, 0.1, steps=2).found.x, usual.x)
+
+
+def test_a_rule_that_leaves_pytorch_is_attacked_all_the_same():
+    net, x, y = small(3, 8)
+
+    def through_numpy(images):
+        return torch.from_numpy(np.round(4 * images.detach().numpy()).mean((1, 2, 3))) + net(images).amax(1)
+
+    found = adaptive_attack(net, through_numpy, x, y, 0.2, steps=3, queries=10)
+    assert (found.found.value >= found.unaware.value).all()
