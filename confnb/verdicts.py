@@ -50,13 +50,16 @@ def over_seeds(
     name: str = "",  # of what was measured
     unit: str = "",
 ) -> Estimate:
-    """Estimate the mean over networks of several seeds, with Student's interval."""
+    """Estimate the mean over networks of several seeds, with Student's interval.
+
+    Values that are all the same, as shares at 0 or 100 % are, say nothing of the spread: the interval is then endless.
+    """
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval over seeds needs at least two of them, not {n}")
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if deviation else math.inf
     return Estimate(mean, mean - half, mean + half, name, unit)
 
 # %% ../nbs/foundations/36_verdicts.ipynb #1bcec3c5

@@ -168,3 +168,9 @@ def test_a_page_shows_every_verdict_and_nothing_is_read_as_markdown(tmp_path):
     assert head.startswith("# ") and counts.splitlines()[-1] == "| **all** | **1** | **1** | **0** | **1** |" and len(ANSWERS) == 4
     assert r"it falls \| by \*half\* at \$p\$ (Table 2)" in claims and "| yes |" in claims and "(ours) ours" in claims
     assert "it is the code" in identities and "it is the code" not in claims
+
+
+def test_seeds_that_agree_to_the_last_digit_decide_nothing():
+    alike = over_seeds([100.0, 100.0])
+    assert (alike.value, alike.low, alike.high) == (100, -math.inf, math.inf)
+    assert Holds(low=90).judge(alike) == "undecided" and Holds(low=90).judge(over_seeds([99.9, 100.0])) == "yes"
