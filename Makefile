@@ -23,6 +23,7 @@ slow: setup
 # what takes very long: the same on more networks and seeds
 soak: setup
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist load -m soak
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --flags slow --n_workers $(JOBS) --path nbs --skip_folder_re '^(topics|api|[_.].*)$$'
 
 setup: $(STAMP)
 
