@@ -52,6 +52,11 @@ _SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.
 _AT = ("failure", "success", "coverage")  # quantities at a threshold: columns of the success-fail curve
 _WHOLE = ("accuracy", "clean")  # quantities without: under attack, and on clean images
 
+# %% ../../nbs/evaluation/70_gate.ipynb #e3589a25
+def _worst(curves: pd.DataFrame) -> pd.DataFrame:
+    "The curve of all attacks together, among those of a report"
+    return curves[curves.attack == TOGETHER].reset_index(drop=True)
+
 # %% ../../nbs/evaluation/70_gate.ipynb #df3615de
 @dataclass(frozen=True)
 class Condition:
@@ -71,9 +76,7 @@ class Condition:
         if self.threshold is None:
             row = tables["attacks"].iloc[0 if self.quantity == "clean" else -1]
             return float(row.accuracy)
-        curves = tables["curve"]
-        worst = curves[curves.attack == TOGETHER].reset_index(drop=True)
-        return float(curve_at(worst, self.threshold)[self.quantity])
+        return float(curve_at(_worst(tables["curve"]), self.threshold)[self.quantity])
 
     def holds(self, tables: Mapping[str, pd.DataFrame]) -> bool:
         """Tell whether the condition holds."""
@@ -161,7 +164,7 @@ def report_card(
 # %% ../../nbs/evaluation/70_gate.ipynb #e53ab0be
 def _at_thresholds(curves: pd.DataFrame) -> list[dict[str, float]]:
     "What the worst of the attacks does at some thresholds, with the band"
-    worst = curves[curves.attack == TOGETHER].reset_index(drop=True)
+    worst = _worst(curves)
     kinds = ("success", "failure")
     columns = [f"{kind}{end}" for kind in kinds for end in ("", "_low", "_high")]
     return [{"threshold": t, **{c: float(curve_at(worst, t)[c]) for c in columns}} for t in _CARD_AT]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .checks import CERTAIN
+from .gate import _worst
 from .rejecting import rejection_sentence
 from .report_tables import _percent
 from .specs import TOGETHER, Notes
@@ -62,8 +63,7 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
 # %% ../../nbs/evaluation/75_summary.ipynb #81ddf8ba
 def _at_one_percent(curves: pd.DataFrame) -> str:
     """Say what is left of the right answers where at most 1 % of the attacked images are answered wrong."""
-    worst = curves[curves.attack == TOGETHER].reset_index(drop=True)
-    there = success_at(worst, 0.01)
+    there = success_at(_worst(curves), 0.01)
     if not there.success:
         return "No threshold of confidence that answers any clean image right keeps wrong answers under attack to 1 % of the images."
     return (
