@@ -190,6 +190,19 @@ def test_half_of_the_code_cells_show_something(room):
     assert len(shown) >= len(cells) / 2, f"{len(shown)} of {len(cells)}"
 
 
+def in_a_row(kinds):
+    "The longest run of code cells among cells of these kinds"
+    return max((len(run) for run in "".join("c" if kind == "code" else " " for kind in kinds).split()), default=0)
+
+
+@pytest.mark.parametrize("room", ["foundations", "confidence", "evaluation", "workshop"])
+def test_prose_comes_between_code_cells(room):
+    "A sentence or two, one exported cell, a cell that shows something, asserts; not more than five cells without a word"
+    assert in_a_row(["markdown", "code", "code", "markdown", "code"]) == 2 and in_a_row(["markdown"]) == 0
+    long = {p.name: n for p in NUMBERED if p.parent.name == room if (n := in_a_row(c["cell_type"] for c in json.loads(p.read_text(encoding="utf-8"))["cells"])) > 5}
+    assert not long, f"code cells in a row: {long}"
+
+
 def test_notebooks_are_formatted():
     done = subprocess.run([sys.executable, "-m", "ruff", "format", "--check", "-q", "confnb", "nbs"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
