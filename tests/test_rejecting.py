@@ -88,7 +88,7 @@ def test_a_threshold_on_images_that_the_model_knows_is_told():
     known = alike.assign(**{"score b": alike["score b"] + 1})
     assert of_scores(alike, clean, list(clean)).fine
     told = of_scores(known, clean, list(clean))
-    assert not told.fine and "of b are as asked" in told.name
+    assert not told.fine and "of b are as many as asked for" in told.name
 
 
 def test_the_command_takes_a_rule_and_held_images(tmp_path, monkeypatch):

@@ -711,7 +711,7 @@ def test_a_gradient_that_is_no_number_is_none(small_model, digits, factor, share
     model = Turned(small_model, factor)
     assert signs.zero_gradient_fraction(model, digits.x_test[:30], digits.y_test[:30], batch_size=7) == share
     lines = signs.of_gradients(model, digits.x_test[:30], digits.y_test[:30], Linf(0.1))
-    assert lines[0].fine == (share == 0) and f"none at {100 * share:.1f} % at random points of the set" in lines[0].measured
+    assert lines[0].fine == (share == 0) and f"{100 * share:.1f} % of random points of the set" in lines[0].measured
 
 
 @pytest.mark.parametrize("change, error, says", [(lambda y: torch.cat([y, y]), ValueError, r"labels must have shape \(5,\)"), (lambda y: y[:, None], ValueError, "labels must have shape"),

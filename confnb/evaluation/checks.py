@@ -102,7 +102,7 @@ def of_radii(
     usual: float,  # the median confidence of clean answers
 ) -> list[Indicator]:
     """Say whether the error falls where the set grows, and whether the whole box holds a mistake for each."""
-    fall = float(radii.error.diff().min()) if len(radii) > 1 else 0.0
+    fall = float(radii.error.diff().fillna(0).min())  # of one radius nothing can be said
     lines = [
         Indicator(
             "the error does not fall when the set grows",
@@ -113,7 +113,7 @@ def of_radii(
             "a larger set holds every point of the smaller one: the attack fails, not the attacker",
             "look at the gradients, and give attacks that need none",
         )
-    ]
+    ][: len(radii) > 1]
     box = radii[radii.eps >= whole - 1e-9].tail(1)
     for error, sure in zip(box.error.tolist(), box.wrong_confidence.tolist(), strict=True):
         lines.append(
@@ -155,7 +155,7 @@ def between(
             "no single attack can be trusted on this model, so others may find still more",
             "give more attacks, or more steps",
         )
-    ]
+    ][: len(parts) > 3]  # clean, the attack and all together: there is nothing to compare
     if "noise" in parts:
         noise = parts["noise"].wrong_confidence
         lines.append(

@@ -225,7 +225,7 @@ def of_planted(
         len(tried) - found,
         len(tried),
         _MISSED,
-        f"{name} finds {found} of {len(tried)}, as many random points as tried find {random}"
+        f"{name} finds {found} of {len(tried)}, random points find {random or 'none'}"
         if len(tried)
         else f"no mistake could be planted around {len(table)} images",
         "the attack does not find mistakes that are known to be there, in this very network; that it finds none of the model's own says nothing",

@@ -152,7 +152,7 @@ def rejection_sentence(
 def of_alarms(alarms: FalseAlarms, name: str) -> Indicator:
     """Say whether a threshold turns away as many clean test images as was asked for."""
     return Indicator(
-        f"false alarms of {name} are as asked",
+        f"false alarms of {name} are as many as asked for",
         alarms.alarms,
         alarms.n,
         alarms.most / alarms.n,

@@ -146,13 +146,14 @@ CAPTIONS = {
     "curve": "Success-fail curves: each point is a confidence threshold. Upwards how often clean images are answered, and right; to the right how often attacked "
     "images are answered, and wrong. The black line takes, for each image, the most confident mistake that any of the attacks found; its band holds the whole "
     "curve with probability 95 %.",
-    "calibration": "How often the model is right on clean images when it says how sure it is.",
+    "calibration": "How often the model is right on clean images among those on which it is about equally sure, with exact intervals, against how sure it is. Above the dotted line it is more often right "
+    "than it says, below it less often.",
     "detectors": "How well each detector ranks clean images above the attacks' mistakes. The attacker did not aim at the detectors: these are upper limits.",
     "radii": "The MaxConfidence attack at other radii, on at most 200 images; the largest set is the whole pixel box. An error that fell as the set grew would mean "
     "a failing attack, and so would one that stayed below 1 in the whole box, which holds the images of all other classes.",
     "reject": "Success-fail curves of the model with its reject rule, for an attacker who knows the rule (black, with its band) and for one who does not: the threshold of the rule "
     "runs along each line, and the dot is where it turns away 5 % of the clean held-out images.",
-    "samples": "Clean images (above) and the most confident mistakes found for them (below), each with the model's answer and confidence.",
+    "samples": "Clean images (above) and the points that a quick MaxConfidence attack found for them (below), each with the model's answer and confidence: a mistake where it says so, else the point that came nearest to one.",
 }
 
 # %% ../../nbs/evaluation/73_report_page.ipynb #1e9155f0
@@ -205,14 +206,15 @@ def _lay_out(found: Report, folder: Path) -> dict[str, str]:
 def _page(found: Report, pictures: dict[str, str]) -> str:
     """Render the HTML of a report."""
     facts = {
-        **found.manifest["model"],
+        **({} if found.manifest["parameters"].get("model") else {"model": found.manifest["model"]["name"]}),
         **found.manifest["parameters"],
+        "parameters": f"{found.manifest['model']['parameters']:,}",
         "device": found.manifest["device"],
         "seconds": found.manifest["seconds"],
     }
     facts |= {k: v for k, v in found.manifest["versions"].items() if v}
     html = {
-        name: _html(table)
+        name: _html(table.dropna(axis=1, how="all"))
         for name, table in found.tables.items()
         if name not in ("curve", "reject_curve", "checks", "samples", "warnings")
     }
@@ -228,7 +230,12 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
     )
 
 # %% ../../nbs/evaluation/73_report_page.ipynb #c26a99e0
+_BINS = {"low": "from", "high": "to"}  # what the columns of a table of bins are called on the page
+
+
 def _html(table: pd.DataFrame) -> str:
-    table = table.rename(columns={c: str(c).replace("_", " ") for c in table.columns})
+    table = table.rename(columns=_BINS if "count" in table else {}).rename(
+        columns={c: str(c).replace("_", " ") for c in table.columns}
+    )
     formats: Any = {"passes": "{:.0f}".format} if "passes" in table else {}
     return table.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format, formatters=formats)

@@ -226,11 +226,9 @@ def zero_gradient_fraction(
 # %% ../../nbs/evaluation/67_signs.ipynb #779a3ff6
 def _counted(places: dict[str, Tensor], words: str) -> tuple[int, int, str]:
     "The largest count over the places, of how many, and all of them in words"
-    shares = ", ".join(
-        f"{words} at {_percent(float(v.float().mean()))} {where}" for where, v in places.items()
-    )
+    shares = ", ".join(f"{_percent(float(v.float().mean()))} of {where}" for where, v in places.items())
     worst = max(places.values(), key=lambda v: int(v.sum()))
-    return int(worst.sum()), len(worst), shares
+    return int(worst.sum()), len(worst), f"{words} at {shares}"
 
 # %% ../../nbs/evaluation/67_signs.ipynb #c1530ac3
 MEANINGS = {
@@ -264,30 +262,30 @@ def of_gradients(
     ball: Ball | None,  # the threat; gradients are then also looked for at random points of it
 ) -> list[Indicator]:
     """Look at the gradients, at the images and at random points of the set."""
-    places = {"at the images": x}
+    places = {"the images": x}
     if ball is not None:
-        places["at random points of the set"] = ball.random(x, streams(0, len(x)))
+        places["random points of the set"] = ball.random(x, streams(0, len(x)))
     seen = {where: slopes(model, z, y, ball) for where, z in places.items()}
     signs = {
         "the loss has gradients": (
             {w: s.zero | s.broken for w, s in seen.items()},
-            "none",
+            "no gradient",
             MAX_ZERO_GRADIENT,
         ),
         "gradients are numbers": ({w: s.broken for w, s in seen.items()}, "no numbers", MAX_ZERO_GRADIENT),
         "the loss is not rounded away": (
             {w: s.rounded for w, s in seen.items()},
-            "rounded",
+            "a loss rounded to zero",
             MAX_ZERO_GRADIENT,
         ),
         "a small step along the gradient pays": (
             {w: (s.stepped & ~s.climbs)[s.stepped] for w, s in seen.items() if s.stepped.any()},
-            "not",
+            "no gain",
             0.05,
         ),
         "gradients do not explode": (
             {w: s.explodes[s.stepped] for w, s in seen.items() if s.stepped.any()},
-            "explode",
+            "an exploding gradient",
             0.05,
         ),
     }

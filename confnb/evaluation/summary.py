@@ -45,8 +45,8 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
         f"Under {parameters['threat']} it is right on {_percent(worst.accuracy)} ({_percent(worst.low)} to "
         f"{_percent(worst.high)}), and the mean confidence in a wrong class is {worst.wrong_confidence:.2f}.",
         _at_one_percent(tables["curve"]),
-        f"Rejecting answers below .99 leaves {_percent(lost['AWPR rejected'])} of its right answers open to a mistake with "
-        f"that confidence, and keeps {_percent(lost.recall)} of them.",
+        f"With a threshold of .99 on the confidence {_percent(lost.recall)} of its right answers are kept, and an attacker gets a mistake "
+        f"past it on {_percent(lost['AWPR rejected'])} of the images that it gets right.",
     ]
     if "reject" in tables:
         said.append(rejection_sentence(tables, parameters["reject"]))
