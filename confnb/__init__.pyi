@@ -121,7 +121,9 @@ from .ensembles import Ensemble as Ensemble
 from .ensembles import confidence_over_draws as confidence_over_draws
 from .ensembles import transfer as transfer
 from .evaluation.broken import Broken as Broken
+from .evaluation.broken import KWinners as KWinners
 from .evaluation.broken import broken_defences as broken_defences
+from .evaluation.broken import k_winners_network as k_winners_network
 from .evaluation.checks import CERTAIN as CERTAIN
 from .evaluation.checks import CheckOptions as CheckOptions
 from .evaluation.checks import ELSEWHERE as ELSEWHERE
