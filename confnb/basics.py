@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'MADE', 'UsageError', 'near', 'need', 'with_defaults', 'writable', 'write_whole', 'write_text', 'template',
-           'made_in', 'inside', 'enter', 'signed', 'foreign', 'refuse_foreign', 'alone', 'version_of', 'versions']
+           'made_in', 'inside', 'enter', 'foreign', 'refuse_foreign', 'alone', 'version_of', 'versions']
 
 # %% ../nbs/foundations/00_basics.ipynb #c597058a
 import difflib
@@ -189,7 +189,7 @@ def _head(path: Path) -> str:
         return ""
 
 # %% ../nbs/foundations/00_basics.ipynb #41b39382
-def signed(path: Path) -> bool:
+def _signed(path: Path) -> bool:
     """Tell whether a page still says that confnb made it, by its generator or the first edition's style."""
     head = _head(path)
     return '<meta name="generator" content="confnb' in head or _FIRST in head
@@ -202,7 +202,7 @@ def foreign(
 ) -> list[str]:
     """List the files that are there and somebody else's: unknown, or a page that no longer says otherwise."""
     there = [n for n in names if os.path.lexists(folder / n)]
-    return [n for n in there if n not in known or n.endswith(".html") and not signed(folder / n)]
+    return [n for n in there if n not in known or n.endswith(".html") and not _signed(folder / n)]
 
 # %% ../nbs/foundations/00_basics.ipynb #87e70e4d
 def refuse_foreign(

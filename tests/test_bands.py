@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from confnb.bands import BANDS, chance_within, local_level, simultaneous_band
+from confnb.bands import _BANDS, _chance_within, _local_level, simultaneous_band
 from confnb.statistics import binomial_interval
 
 
@@ -48,31 +48,31 @@ def limits(draw):
 def test_the_chance_is_stecks_determinant(pair):
     low, high = pair
     wanted = steck(low, high) if all(a < b for a, b in zip(low, high, strict=True)) else 0
-    assert chance_within(np.array(low, float), np.array(high, float)) == pytest.approx(float(wanted), abs=1e-12)
+    assert _chance_within(np.array(low, float), np.array(high, float)) == pytest.approx(float(wanted), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 200), st.floats(0.02, 0.9))
 def test_at_one_distance_the_chance_is_that_of_kolmogorov_and_smirnov(n, d):
     i = np.arange(1, n + 1)
-    found = chance_within(np.clip(i / n - d, 0, 1), np.clip((i - 1) / n + d, 0, 1))
+    found = _chance_within(np.clip(i / n - d, 0, 1), np.clip((i - 1) / n + d, 0, 1))
     assert found == pytest.approx(stats.kstwo.cdf(d, n), abs=5e-6)  # of the larger n SciPy sums an expansion
 
 
 def test_a_large_sample_is_summed_without_loss():
     n, d = 4000, 0.02
     i = np.arange(1, n + 1)
-    found = chance_within(np.clip(i / n - d, 0, 1), np.clip((i - 1) / n + d, 0, 1))
+    found = _chance_within(np.clip(i / n - d, 0, 1), np.clip((i - 1) / n + d, 0, 1))
     assert found == pytest.approx(stats.kstwo.cdf(d, n), abs=5e-6)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 120), st.floats(0.05, 0.99))
 def test_at_the_local_level_all_limits_hold_as_asked(n, level):
-    miss, i = local_level(n, level), np.arange(1, n + 1)
+    miss, i = _local_level(n, level), np.arange(1, n + 1)
     assert (1 - level) / n * (1 - 1e-6) <= miss <= (1 - level) * (1 + 1e-6)
     low, high = stats.beta.ppf(miss / 2, i, n + 1 - i), stats.beta.ppf(1 - miss / 2, i, n + 1 - i)
-    assert chance_within(low, high) == pytest.approx(level, abs=1e-5)
+    assert _chance_within(low, high) == pytest.approx(level, abs=1e-5)
 
 
 def coverage(n, runs, band, level=0.95):
@@ -101,7 +101,7 @@ def test_with_ties_a_band_holds_at_least_as_often(n):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 60), st.sampled_from(BANDS), st.floats(0.5, 0.99))
+@given(st.integers(1, 60), st.sampled_from(_BANDS), st.floats(0.5, 0.99))
 def test_a_band_holds_the_shares_and_ascends(n, band, level):
     k = np.arange(n + 1)
     low, high = simultaneous_band(k, n, level, band)
@@ -115,7 +115,7 @@ def test_a_band_holds_the_shares_and_ascends(n, band, level):
 @pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 30), (7, 30), (30, 30)])
 def test_the_band_is_the_exact_interval_at_the_local_level(k, n):
     low, high = simultaneous_band([k], n)
-    assert (low[0], high[0]) == pytest.approx(binomial_interval(k, n, 1 - local_level(n)), abs=1e-9)
+    assert (low[0], high[0]) == pytest.approx(binomial_interval(k, n, 1 - _local_level(n)), abs=1e-9)
 
 
 def test_the_band_is_tight_where_users_look():
@@ -137,11 +137,11 @@ def test_counts_may_be_a_column():
     (lambda: simultaneous_band([0], 0), "at least one score"),
     (lambda: simultaneous_band([0], 2, 1.0), "level"),
     (lambda: simultaneous_band([0], 2, 0.9, "normal"), "the bands are 'beta' and 'dkw'"),
-    (lambda: local_level(0), "at least one draw"),
-    (lambda: local_level(5, 95), "level"),
-    (lambda: chance_within([0.2], [0.1, 0.3]), "two ascending arrays"),
-    (lambda: chance_within([], []), "two ascending arrays"),
-    (lambda: chance_within([0.0, 0.1], [0.5, 1.2]), "in \\[0, 1\\]"),
+    (lambda: _local_level(0), "at least one draw"),
+    (lambda: _local_level(5, 95), "level"),
+    (lambda: _chance_within([0.2], [0.1, 0.3]), "two ascending arrays"),
+    (lambda: _chance_within([], []), "two ascending arrays"),
+    (lambda: _chance_within([0.0, 0.1], [0.5, 1.2]), "in \\[0, 1\\]"),
 ])
 def test_what_is_no_band_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -35,7 +35,7 @@ from confnb.models import seeded
 from confnb.runtime import generator, predict, streams
 from confnb.selective import curve_at, rejection_table, robust_error, success_fail
 from confnb.sets import L0, L2, Linf
-from confnb.smoothing import Smoothed, Smoothing, certified_radius, smoothed_bounds
+from confnb.smoothing import Smoothed, Smoothing, _smoothed_bounds, certified_radius
 from confnb.tables import evaluate
 from confnb.training import Recipe, fit
 
@@ -467,11 +467,11 @@ def test_smoothings_statement_is_wrong_as_rarely_as_it_says():
 @given(seed=st.integers(0, 10**6), shift=st.floats(0, 3))
 def test_bounds_of_draws_hold_their_mean_and_grow_with_the_radius(seed, shift):
     values = torch.rand(3, 50, generator=generator(seed)).double()
-    near, far = (smoothed_bounds(values, torch.full((3,), s, dtype=torch.float64), 0.1) for s in (shift, shift + 0.1))
+    near, far = (_smoothed_bounds(values, torch.full((3,), s, dtype=torch.float64), 0.1) for s in (shift, shift + 0.1))
     assert (near[0] <= values.mean(1)).all() and (values.mean(1) <= near[1]).all()
     assert (far[0] <= near[0]).all() and (near[1] <= far[1]).all() and (far[1] <= 1).all() and (far[0] >= 0).all()
     slack = math.sqrt(math.log(10) / 100)
-    centre = smoothed_bounds(values, torch.zeros(3, dtype=torch.float64), 0.1)
+    centre = _smoothed_bounds(values, torch.zeros(3, dtype=torch.float64), 0.1)
     assert (centre[1] <= values.mean(1) + slack + 1e-9).all() and (centre[0] >= values.mean(1) - slack - 1e-9).all()
 
 

@@ -226,9 +226,9 @@ def test_a_data_set_that_does_not_exist_is_refused_before_anything_runs(value, s
 
 
 def test_commas_in_brackets_of_any_depth_do_not_separate():
-    from confnb.workshop.sweeps import grid
+    from confnb.workshop.sweeps import _grid
 
-    assert list(grid(["a=[1,[2,3]],4"])) == ["a=_1,_2,3_", "a=4"] and list(grid(["a=[1,[2,3]],4"]).values()) == [["a=[1,[2,3]]"], ["a=4"]]
+    assert list(_grid(["a=[1,[2,3]],4"])) == ["a=_1,_2,3_", "a=4"] and list(_grid(["a=[1,[2,3]],4"]).values()) == [["a=[1,[2,3]]"], ["a=4"]]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_commas_in_brackets_of_any_depth_do_not_separate():
      ("it's,that's", ["it's", "that's"]), ('["a]",b],c', ['["a]",b]', "c"]), ('"open,c', ['"open', "c"]), ('[{x: "]"},1],2', ['[{x: "]"},1]', "2"])],
 )  # fmt: skip
 def test_commas_in_quotes_do_not_separate(text, values):
-    assert list(sweeps.grid([f"name={text}"]).values()) == [[f"name={v}"] for v in values]
+    assert list(sweeps._grid([f"name={text}"]).values()) == [[f"name={v}"] for v in values]
 
 
 def test_a_sweep_reads_each_notebook_once(home, monkeypatch):

@@ -145,7 +145,7 @@ def by_hand(defence, x, y):
 def reported(model, data, threat=BALL):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = reporting.report(model, data, threat, specs.USUAL, {}, points=POINTS, say=lambda line: None)
+        found = reporting.report(model, data, threat, specs._USUAL, {}, points=POINTS, say=lambda line: None)
     return found, found.tables["checks"][["name", "measured", "fine"]]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from toys import curved as tiny
 
 from confnb.attacks import confident_linf, pgd
-from confnb.nearest import CarliniWagner, balance, cw_hc, cw_l2, cw_l2_fast, ddn, next_c
+from confnb.nearest import CarliniWagner, _balance, _next_c, cw_hc, cw_l2, cw_l2_fast, ddn
 from confnb.objectives import Margin, NoGradient, TargetMargin
 from confnb.runtime import generator, predict
 from confnb.sets import Linf
@@ -348,7 +348,7 @@ def test_the_binary_search_for_c(tries, first):
     c, success = torch.full((len(tries),), first, dtype=torch.float64), torch.tensor(tries)
     low, high, tried = torch.zeros_like(c), torch.full_like(c, math.inf), [c]
     for column in success.T:
-        c, low, high = next_c(c, low, high, column)
+        c, low, high = _next_c(c, low, high, column)
         tried.append(c)
     for i, one in enumerate(tries):
         by_hand = search_for_c(first, one)
@@ -362,15 +362,15 @@ def test_the_balance_on_a_linear_model():
     second = predict(model, z).scatter(1, y[:, None], -torch.inf).argmax(1)
     by_hand = 2 * distances(z, x) / (w[second] - w[y]).norm(dim=1)  # the gradient of the margin is the difference of two rows
     for batch_size in (2, 256):
-        np.testing.assert_allclose(balance(model, x, z, Margin(y), batch_size), by_hand, rtol=1e-9)
-    np.testing.assert_allclose(balance(model, x, z, TargetMargin(y)), by_hand, rtol=1e-9)
-    assert not balance(model, x, x, Margin(y)).any()
+        np.testing.assert_allclose(_balance(model, x, z, Margin(y), batch_size), by_hand, rtol=1e-9)
+    np.testing.assert_allclose(_balance(model, x, z, TargetMargin(y)), by_hand, rtol=1e-9)
+    assert not _balance(model, x, x, Margin(y)).any()
 
 
 def test_at_the_balance_the_two_forces_cancel():
     "On a line through the plane the objective with that c falls to neither side"
     model, x, y = near_a_plane(4, 5, 2)
     z = ENOUGH["ddn"](model, x, y, kappa=0.2).x.requires_grad_()
-    c = balance(model, x, z.detach(), Margin(y))
+    c = _balance(model, x, z.detach(), Margin(y))
     (gradient,) = torch.autograd.grad(CarliniWagner(x, Margin(y), c, 100.0)(model(z), z).sum(), z)
     assert (gradient.flatten(1).norm(dim=1) < 0.1 * 2 * distances(z.detach(), x)).all()

@@ -23,7 +23,7 @@ from confnb.workshop.markdown import pandoc
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-PAGES = [p for p in made.pages(NBS) if p.parent.name != "api"]
+PAGES = [p for p in made._pages(NBS) if p.parent.name != "api"]
 HOW_TO = [p for p in PAGES if p.parent.name == "how-to"]
 MODULES = list(made.modules(ROOT))
 
@@ -64,7 +64,7 @@ def test_links_lead_to_a_file_and_an_anchor_in_it(page):
 
 def test_every_citation_is_in_the_bibliography_and_every_entry_is_cited():
     told = {e["id"]: e for e in json.loads(pandoc((NBS / "references.bib").read_text(encoding="utf-8"), reader="bibtex", writer="csljson"))}
-    used = {key: name(page) for page in PAGES for key in made.cited(page)}
+    used = {key: name(page) for page in PAGES for key in made._cited(page)}
     assert not {key: page for key, page in used.items() if key not in told}
     assert not set(told) - set(used), f"cited nowhere: {set(told) - set(used)}"
     for key, entry in told.items():
@@ -76,7 +76,7 @@ def test_what_looks_like_a_citation_is_one():
     "Brackets with an @ that the pattern for keys would pass over"
     for page in PAGES:
         for text in re.findall(r"\[[^\]\n]*@[^\]\n]*\]", markdown(page)):
-            assert made.CITATION.findall(text) and text.count("@") == len(made.CITATION.findall(text)), f"{name(page)}: {text}"
+            assert made._CITATION.findall(text) and text.count("@") == len(made._CITATION.findall(text)), f"{name(page)}: {text}"
 
 
 @pytest.mark.parametrize("text, keys", [
@@ -85,7 +85,7 @@ def test_what_looks_like_a_citation_is_one():
 ])
 def test_citations_are_found(tmp_path, text, keys):
     (tmp_path / "a.ipynb").write_text(made.notebook("# A\n\n> b", text))
-    assert made.cited(tmp_path / "a.ipynb") == keys
+    assert made._cited(tmp_path / "a.ipynb") == keys
 
 
 # the site
@@ -144,7 +144,7 @@ def test_the_first_cell_holds_the_title_alone(tmp_path):
     path = tmp_path / "a.ipynb"
     path.write_text(made.notebook("# A\n\n> of two\n> lines\n\nText.\n\n- a: b", "More."))
     for _ in range(2):
-        in_step.part_title(path)
+        in_step._part_title(path)
         assert [source for _, source, _ in made.cells(path)] == ["# A\n\n> of two\n> lines", "Text.\n\n- a: b", "More."]
 
 
@@ -210,7 +210,7 @@ def test_the_made_pages_are_up_to_date():
 
 @pytest.fixture(scope="module")
 def api():
-    return {name: ["".join(c["source"]) for c in json.loads(text)["cells"]] for name, text in api_pages.api(ROOT).items()}
+    return {name: ["".join(c["source"]) for c in json.loads(text)["cells"]] for name, text in api_pages._api(ROOT).items()}
 
 
 def test_api_pages_are_built_and_not_kept(api):
@@ -241,10 +241,10 @@ def test_a_signature_is_shown_as_it_is_written():
     text = ('__all__ = ["f", "F", "f2", "C"]\n\n# %% ../nbs/a.ipynb #abc\ndef f(\n    a: int,  # a number\n    *rest: str,\n    # of two\n    # lines\n    b: float = 0.5,\n    **more: int,\n'
             ') -> None:  # nothing\n    """Do `a` < 3*b.\n\n    Source: me.\n    """\n\nF = 3  # how many\nf2 = 4\n\n@dataclass(frozen=True)\nclass C:\n    """A thing."""\n    x: int  # its size\n'
             '    kind: ClassVar[str] = "c"\n    _own: int = 0\n\n    def do(self, y: int = 1) -> int:\n        """Do it."""\n')
-    names, said = list(api_pages.public(text)), api_pages.comments(text)
+    names, said = list(api_pages._public(text)), api_pages._comments(text)
     assert [(n.name, n.anchor, n.comment) for n in names] == [("f", "f", ""), ("F", "f-1", "how many"), ("f2", "f2", ""), ("C", "c", "")]
-    assert api_pages.signature(names[0].node) == "f(a: int, *rest: str, b: float = 0.5, **more: int) -> None"
-    assert api_pages.signature(names[3].node) == "class C(x: int)" and names[0].cell == "abc"
+    assert api_pages._signature(names[0].node) == "f(a: int, *rest: str, b: float = 0.5, **more: int) -> None"
+    assert api_pages._signature(names[3].node) == "class C(x: int)" and names[0].cell == "abc"
     entry = api_pages._entry(names[0], "confnb/a.py", "../a.ipynb", {"abc": ("Here", "here")}, said)
     assert "Do `a` \\< 3\\*b." in entry and "- `a`: a number\n- `b`: of two lines" in entry and "**Returns** nothing" in entry and "Source: me." in entry
     assert f"In [Here](../a.ipynb#here), [source]({made.WEB}/confnb/a.py#L4-L" in entry
@@ -256,13 +256,13 @@ def test_a_picture_that_no_notebook_shows_is_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "a.ipynb").write_text(made.notebook("# A\n\n> b"))
     with pytest.raises(SystemExit, match="no stored notebook shows a picture of mc-F9"):
-        made.published(tmp_path, "mc-F9")
+        made._published(tmp_path, "mc-F9")
 
 
 def test_the_bibliography_says_who_cites(tmp_path):
     (tmp_path / "references.bib").write_text("@misc{a2000b,\n  author = {One, A. and Two, B. and Three, C.},\n  title = {A {Title}},\n  year = {2000},\n  eprint = {1.2},\n  archiveprefix = {arXiv}\n}\n")
     (tmp_path / "x.ipynb").write_text(made.notebook("# X\n\n> y", "See [@a2000b]."))
-    text = json.loads(made.bibliography(tmp_path))["cells"][1]["source"]
+    text = json.loads(made._bibliography(tmp_path))["cells"][1]["source"]
     assert "".join(text) == ('<a id="ref-a2000b"></a>One, A., B. Two, and C. Three. 2000. *A Title*. <https://arxiv.org/abs/1.2>. Cited in [X](../x.ipynb).')
 
 

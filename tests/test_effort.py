@@ -40,7 +40,7 @@ def test_more_effort_finds_more(seed):
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_no_example_costs_more_than_its_rounds(effort):
     model, x, y = rugged(), images(12, 6), torch.arange(12) % 10
-    most = sum((r.targets or 9) * r.steps for r in (halving.OPENING, halving.FINISH, *EFFORTS[effort]))
+    most = sum((r.targets or 9) * r.steps for r in (halving._OPENING, halving._FINISH, *EFFORTS[effort]))
     assert (max_confidence(model, x, y, Linf(0.05), effort=effort).passes <= most).all()
 
 
@@ -104,7 +104,7 @@ def test_until_stops_when_restarts_no_longer_pay():
     one = max_confidence(model, x, y, Linf(0.1), effort="quick")
     found = max_confidence(model, x, y, Linf(0.1), effort="quick", until=0.05)
     assert (found.wrong_confidence >= one.wrong_confidence).all() and found.gained.shape == (40,) and (found.gained >= 0).all()
-    assert one.passes.sum() * 2 <= found.passes.sum() <= one.passes.sum() * maxconfidence.MOST_RUNS
+    assert one.passes.sum() * 2 <= found.passes.sum() <= one.passes.sum() * maxconfidence._MOST_RUNS
     strict = max_confidence(model, x, y, Linf(0.1), effort="quick", until=0.001)
     assert (strict.passes >= found.passes).all() and (strict.wrong_confidence >= found.wrong_confidence - 1e-6).all()
 

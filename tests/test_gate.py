@@ -170,8 +170,8 @@ def test_each_failure_of_a_gradient_has_its_name(small_model, digits, factor, fa
 
 def test_scaled_logits_and_rounding_are_told_apart(small_model, digits):
     x, y = digits.x_test[:40], digits.y_test[:40]
-    names = {k: [i.name for i in signs.of_gradients(k(small_model), x, y, Linf(0.1)) if not i.fine] for k in (broken.Scaled, broken.Rounded)}
-    assert "the loss is not rounded away" in names[broken.Scaled] and "the loss is not rounded away" not in names[broken.Rounded]
+    names = {k: [i.name for i in signs.of_gradients(k(small_model), x, y, Linf(0.1)) if not i.fine] for k in (broken._Scaled, broken._Rounded)}
+    assert "the loss is not rounded away" in names[broken._Scaled] and "the loss is not rounded away" not in names[broken._Rounded]
 
 
 def test_float64_is_compared_where_the_model_can_be_asked_in_it(small_model, digits):
@@ -239,7 +239,7 @@ def test_noise_that_beats_an_attack_and_an_attack_that_misses_are_counted():
     clean, weak = rows([0.1] * 20, [True] * 20, "clean"), rows([0.2] * 20, [True] * 20, "weak")
     noise, strong = rows([0.25] * 3 + [0.1] * 17, [True] * 20, "noise"), rows([0.9] * 2 + [0.1] * 18, [False] * 2 + [True] * 18, "strong")
     parts = checks._each(pd.concat([clean, weak, strong, noise]))
-    lines = {i.name: i for i in checks.between(parts)}
+    lines = {i.name: i for i in checks._between(parts)}
     best = "one attack finds what the others find (weak)"
     assert lines[best].bad == 2 and lines["gradients do better than noise"].bad == 1 + 0 * 2 or lines[best].of == 20
 
@@ -341,8 +341,8 @@ def run(*words, **kw):
 @pytest.fixture
 def honest_and_broken(tmp_path, monkeypatch):
     (tmp_path / "gate_nets.py").write_text(
-        "from confnb.networks import load_model\nfrom confnb.evaluation.broken import Rounded\n"
-        "def honest(): return load_model('digits/cnn-pgd-linf.095')\ndef rounded(): return Rounded(honest())\n"
+        "from confnb.networks import load_model\nfrom confnb.evaluation.broken import _Rounded\n"
+        "def honest(): return load_model('digits/cnn-pgd-linf.095')\ndef rounded(): return _Rounded(honest())\n"
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -355,7 +355,7 @@ def test_a_sound_report_passes_its_conditions_and_has_a_card(honest_and_broken):
     done = run("--model", "gate_nets:honest", *QUICK, "--out", "a", "--strict", "--fail-if", "failure@.9 > .9", "--json", "card.json")
     assert done.exit_code == 0, done.output
     card = json.loads((honest_and_broken / "card.json").read_text())
-    assert card["schema"] == gate.SCHEMA and card["sound"] and card["threat"] == "linf:8/255" and card["images"] == 20 and card["seed"] == 0
+    assert card["schema"] == gate._SCHEMA and card["sound"] and card["threat"] == "linf:8/255" and card["images"] == 20 and card["seed"] == 0
     assert card["attacked"]["low"] <= card["attacked"]["accuracy"] <= card["attacked"]["high"] and [t["threshold"] for t in card["thresholds"]] == [0.5, 0.9, 0.99]
     assert card["attacker"]["detectors"].startswith("nothing") and card["versions"]["torch"] and all(c["fine"] for c in card["checks"])
     page = (honest_and_broken / "a/index.html").read_text()
@@ -392,7 +392,7 @@ def test_bad_words_of_the_gate_are_refused_before_anything(honest_and_broken):
 
 
 def test_a_curve_of_an_unsound_evaluation_is_grey(small_model, digits):
-    found = reporting.report(broken.Rounded(small_model), digits, "linf:0.1", {"idle": lambda m, x, y: x}, {}, effort="quick", points=20, say=lambda line: None)
+    found = reporting.report(broken._Rounded(small_model), digits, "linf:0.1", {"idle": lambda m, x, y: x}, {}, effort="quick", points=20, say=lambda line: None)
     axes = found.figures["curve"].axes[0]
     assert not found.sound and {line.get_color() for line in axes.lines} == {"#aaaaaa"} and axes.texts[0].get_text().startswith("not sound")
 

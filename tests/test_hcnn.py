@@ -21,8 +21,8 @@ from confnb.found import Found
 from confnb.keys import fingerprint
 from confnb.models import WithGradientOf
 from confnb.neighbours import (
-    HighlyConfident,
-    NegativeEntropy,
+    _HighlyConfident,
+    _NegativeEntropy,
     best_label,
     each_label,
     hcnn,
@@ -209,17 +209,17 @@ def test_entropies_against_numpy(classes, seed, alpha):
     logits = 3 * torch.randn(5, classes, generator=generator(seed), dtype=torch.float64)
     p = softmax(logits.numpy())
     by_hand = stats.entropy(p.T) if alpha == 1 else -np.log(p.max(1)) if alpha == math.inf else np.log((p**alpha).sum(1)) / (1 - alpha)
-    np.testing.assert_allclose(-NegativeEntropy(alpha)(logits), by_hand, atol=1e-9)
+    np.testing.assert_allclose(-_NegativeEntropy(alpha)(logits), by_hand, atol=1e-9)
     if 1 < alpha < math.inf:
         papers = alpha / (1 - alpha) * np.log((p**alpha).sum(1) ** (1 / alpha))
-        np.testing.assert_allclose(-NegativeEntropy(alpha)(logits), papers, atol=1e-9)
+        np.testing.assert_allclose(-_NegativeEntropy(alpha)(logits), papers, atol=1e-9)
 
 
 def test_renyi_tends_to_shannon_and_to_the_confidence():
     logits = torch.randn(6, 5, generator=generator(0), dtype=torch.float64)
     for step in (1e-4, -1e-4):
-        torch.testing.assert_close(NegativeEntropy(1 + step)(logits), NegativeEntropy()(logits), atol=1e-3, rtol=0)
-    torch.testing.assert_close(NegativeEntropy(1e4)(logits), logits.softmax(1).amax(1).log(), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(_NegativeEntropy(1 + step)(logits), _NegativeEntropy()(logits), atol=1e-3, rtol=0)
+    torch.testing.assert_close(_NegativeEntropy(1e4)(logits), logits.softmax(1).amax(1).log(), atol=1e-3, rtol=1e-3)
 
 
 def test_log_odds_against_numpy_and_without_saturation():
@@ -233,7 +233,7 @@ def test_least_entropy_does_not_rise(small_model, digits):
     x = digits.x_test[:16]
     for alpha in (1.0, 2.0, math.inf):
         found = least_entropy(small_model, x, 0.1, alpha)
-        assert (found.value >= NegativeEntropy(alpha)(predict(small_model, x)) - 1e-5).all()
+        assert (found.value >= _NegativeEntropy(alpha)(predict(small_model, x)) - 1e-5).all()
         assert (found.passes == 10).all() and Linf(0.1).contains(found.x, x).all()
 
 
@@ -502,8 +502,8 @@ BAD = {
     "weights that fall": (lambda: ncn(MODEL, X, 0.9, weights=(2.0, 1.0)), "ascend"),
     "weights of words": (lambda: ncn(MODEL, X, 0.9, weights="a"), "ascend"),
     "one weight": (lambda: ncn(MODEL, X, 0.9, weights=2.5), "ascend"),
-    "no alpha": (lambda: NegativeEntropy(None), "positive, not None"),
-    "alpha 0": (lambda: NegativeEntropy(0.0), "positive"),
+    "no alpha": (lambda: _NegativeEntropy(None), "positive, not None"),
+    "alpha 0": (lambda: _NegativeEntropy(0.0), "positive"),
     "entropy without steps": (lambda: least_entropy(MODEL, X, 0.1, steps=0), "steps"),
     "radius below 0": (lambda: Radii(-0.1, 0.1, 0.3), "at least 0"),
     "unrolling nothing": (lambda: Unrolled(MODEL, 0.1, 0), "a whole number of steps, at least 1"),
@@ -563,5 +563,5 @@ def test_a_rejection_table_needs_tables_and_thresholds(wrong):
 def test_hcnn_objective_by_hand():
     logits, x = torch.tensor([[0.7, 0.3]]).log(), torch.zeros(1, 1, 1, 2)
     z = torch.tensor([[[[0.3, 0.4]]]])
-    assert HighlyConfident(0, x, 0.5)(logits, z).item() == pytest.approx(0.7 - 0.25)
-    assert HighlyConfident(1, x, 0.5, math.inf)(logits, z).item() == pytest.approx(0.3 - 0.2)
+    assert _HighlyConfident(0, x, 0.5)(logits, z).item() == pytest.approx(0.7 - 0.25)
+    assert _HighlyConfident(1, x, 0.5, math.inf)(logits, z).item() == pytest.approx(0.3 - 0.2)

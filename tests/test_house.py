@@ -92,17 +92,17 @@ def test_a_docstring_begins_with_one_line(thing):
 
 def public(module):
     "The public functions and classes of a module"
-    names = {n.name for n in api_pages.public(file(module).read_text(encoding="utf-8"))}
+    names = {n.name for n in api_pages._public(file(module).read_text(encoding="utf-8"))}
     return [n for n in tree(module).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in names]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_parameters_of_long_signatures_are_described(module):
     "Of a public function with more than four parameters each has its comment"
-    said = api_pages.comments(file(module).read_text(encoding="utf-8"))
+    said = api_pages._comments(file(module).read_text(encoding="utf-8"))
     for f in public(module):
         if isinstance(f, ast.FunctionDef) and len(names := [a.arg for a in (*f.args.args, *f.args.kwonlyargs)]) > 4:
-            assert not (bare := set(names) - set(api_pages.described(f, said))), f"confnb.{module}.{f.name}: {bare}"
+            assert not (bare := set(names) - set(api_pages._described(f, said))), f"confnb.{module}.{f.name}: {bare}"
 
 
 MANY = {"search.maximize"}  # and the commands
@@ -255,7 +255,7 @@ def test_readme_is_the_front_page():
     index = ROOT / "nbs/index.ipynb"
     if not index.exists():
         pytest.skip("there is no nbs/index.ipynb yet")
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == in_step.readme(index)
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == in_step._readme(index)
 
 
 def parameters(notebook):
@@ -391,7 +391,7 @@ def test_in_step_sees_and_writes_what_differs(tmp_path, capsys):
 
     module, init = (tmp_path / "confnb/thing.py").read_text(), (tmp_path / "confnb/__init__.py").read_text()
     change("confnb/thing.py", "return 1", "return 2")
-    (tmp_path / "confnb/gone.py").write_text(in_step.GENERATED)
+    (tmp_path / "confnb/gone.py").write_text(in_step._GENERATED)
     (tmp_path / "confnb/own.py").write_text("# by hand\n")
     change("nbs/one/00_thing.ipynb", '"execution_count": null', '"execution_count": 7')
     change("README.md", "Page", "Another page")

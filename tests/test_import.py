@@ -39,9 +39,9 @@ def test_every_name_that_is_listed_is_there():
 
 def test_every_public_name_can_be_imported_from_the_top():
     "And is the one of its module: no two modules have the same"
-    for name, module in docs_build.flat(ROOT).items():
+    for name, module in docs_build._flat(ROOT).items():
         assert getattr(confnb, name) is getattr(importlib.import_module(f"confnb.{module}"), name), name
-    seen = [n for m, p in docs_build.modules(ROOT).items() if not m.startswith("workshop") for n in docs_build.wanted(p)]
+    seen = [n for m, p in docs_build.modules(ROOT).items() if not m.startswith("workshop") for n in docs_build._wanted(p)]
     assert not [n for n in set(seen) if seen.count(n) > 1]
 
 

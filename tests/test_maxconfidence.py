@@ -669,7 +669,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("how", [{}, {"steps": 1}])
 def test_memory_does_not_grow_with_the_number_of_classes(how, monkeypatch):
     "99 targets of two images, 16 rows at a time: no tensor holds many more images than that"
-    monkeypatch.setattr(maxconfidence, "AT_ONCE", 2**16)
+    monkeypatch.setattr(maxconfidence, "_AT_ONCE", 2**16)
     model, x, y = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 100)), images(2, 64), torch.tensor([0, 1])
     with Largest() as seen:
         max_confidence(model, x, y, Linf(0.3), batch_size=16, **how)
@@ -679,7 +679,7 @@ def test_memory_does_not_grow_with_the_number_of_classes(how, monkeypatch):
 def test_a_race_in_small_shares_is_the_same_race(monkeypatch):
     model, x, y = linear(60, scale=2, seed=1)[0], images(5), torch.arange(5)
     whole = [max_confidence(model, x, y, Linf(0.2), **how) for how in ({}, {"steps": 3})]
-    monkeypatch.setattr(maxconfidence, "AT_ONCE", 1)
+    monkeypatch.setattr(maxconfidence, "_AT_ONCE", 1)
     for one, how in zip(whole, ({}, {"steps": 3}), strict=True):
         shared = max_confidence(model, x, y, Linf(0.2), **how)
         torch.testing.assert_close(shared.x, one.x, atol=1e-6, rtol=0)

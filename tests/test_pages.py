@@ -140,7 +140,7 @@ def small_run(root, caption="what is shown"):
     shutil.copy(topic.notebook, out / "notebooks")
     (out / "logs/10_separation.log").write_text("")
     (out / "pages/10_separation.html").write_text(site_module.page(nbformat.read(topic.notebook, 4), topic.notebook.parent, {}, home="../index.html"))
-    told = runs.manifest(plan, [staleness.TopicResult(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
+    told = runs._manifest(plan, [staleness.TopicResult(topic, 1.0, None, {"hcnn-T1": 0.5, "man-T1": 0.9}, [])])
     for name, text in ("index.html", gallery.gallery_page(told, out)), ("claims.html", gallery.claims_page(told, out)):
         (out / name).write_text(text)
     return told, out

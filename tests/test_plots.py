@@ -17,8 +17,8 @@ from matplotlib.colors import to_rgb
 
 from confnb import plots
 from confnb.plots import (
-    LINES,
-    OTHERS,
+    _LINES,
+    _OTHERS,
     PALETTE,
     STYLE,
     Published,
@@ -77,8 +77,8 @@ def test_the_three_models_are_told_apart():
 
 def test_colours_stay():
     assert [color(m) for m in MODELS] == ["#0173b2", "#de8f05", "#029e73"]
-    assert color("somebody's model") == color("somebody's model") in OTHERS and not set(OTHERS) & {color(m) for m in MODELS}
-    assert set(LINES) <= set(PALETTE) and line("upper bound")["linestyle"] == "-."
+    assert color("somebody's model") == color("somebody's model") in _OTHERS and not set(_OTHERS) & {color(m) for m in MODELS}
+    assert set(_LINES) <= set(PALETTE) and line("upper bound")["linestyle"] == "-."
     assert line("mine") == {"color": color("mine"), "linestyle": "-.", "linewidth": 1.8, "label": "mine"}
 
 

@@ -14,7 +14,7 @@ from toys import linear
 
 from confnb.adapters import from_torchattacks
 from confnb.objectives import CrossEntropy, LogConfidence, Margin, NoGradient, WrongConfidence, WrongOdds
-from confnb.random_search import SquareRule, _pattern, few_numbers, square, square_share
+from confnb.random_search import SquareRule, _few_numbers, _pattern, _square_share, square
 from confnb.rules import Blind, GradientRule, Task
 from confnb.runtime import generator, predict, streams
 from confnb.search import maximize
@@ -160,17 +160,17 @@ def test_the_pattern_and_the_schedule_are_those_of_the_authors_code(side):
     eta, ours = attack.eta(side), _pattern(side, side)
     assert min((eta - ours).abs().max(), (eta.T - ours).abs().max()) < 1e-6
     attack.n_queries = side * 97
-    assert all(math.isclose(attack.p_selection(i), square_share(i, side * 97)) for i in range(side * 97))
+    assert all(math.isclose(attack.p_selection(i), _square_share(i, side * 97)) for i in range(side * 97))
 
 
 def test_numbers_are_uniform_and_belong_to_their_example():
-    drawn = few_numbers(streams(3, 4000), 4, 1, 2)
+    drawn = _few_numbers(streams(3, 4000), 4, 1, 2)
     assert drawn.min() >= 0 and drawn.max() < 1
     for column in drawn.T:
         assert (column.sort().values - (torch.arange(4000) + 0.5) / 4000).abs().max() < 1.63 / 4000**0.5  # Kolmogorov, 1 %
     assert (drawn.T.corrcoef() - torch.eye(4)).abs().max() < 0.08
-    assert torch.equal(few_numbers(streams(3, 4000)[7:9], 4, 1, 2), drawn[7:9])
-    assert not torch.equal(few_numbers(streams(3, 4000), 4, 1, 3), drawn)
+    assert torch.equal(_few_numbers(streams(3, 4000)[7:9], 4, 1, 2), drawn[7:9])
+    assert not torch.equal(_few_numbers(streams(3, 4000), 4, 1, 3), drawn)
 
 
 def test_refusals():

@@ -191,7 +191,7 @@ def test_a_cluster_where_nobody_listens_is_refused_at_once():
 @pytest.mark.parametrize("says", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silence", "ssh", "http"])
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_open_port_that_is_not_rays_is_refused_soon(says, scheme, monkeypatch):
-    monkeypatch.setattr(cluster_module, "PATIENCE", 0.3)
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         def greet():
             with server.accept()[0] as connection:

@@ -18,11 +18,11 @@ from torch import nn
 
 from confnb.architectures import preact_resnet
 from confnb.detector_attacks import (
-    NearestUndetected,
     OrthogonalSteps,
     ScoreOfMistake,
-    WhiteBox,
     WrongAndNormal,
+    _NearestUndetected,
+    _WhiteBox,
     _without_harm,
     cw_white_box,
     max_score,
@@ -572,20 +572,20 @@ def test_gradient_of_the_white_box_objective_by_finite_differences():
     z = (x + 0.05 * normal(*x.shape, dtype=torch.float64)).clamp(0.01, 0.99).requires_grad_()
     c = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
     for wrong in (Margin(y), Margin((y + 1) % 4)):
-        objective = WhiteBox(CarliniWagner(x, wrong, c, 0.5), gap, 0.7)
+        objective = _WhiteBox(CarliniWagner(x, wrong, c, 0.5), gap, 0.7)
         assert torch.autograd.gradcheck(lambda v, o=objective: o(*(lambda out: (out[0], v, out[1]))(logits_and_features(model, v))), z)
     logits, hidden = logits_and_features(model, z)
     aim = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
     by_hand = -(z - x).flatten(1).square().sum(1) - c * (
         (0.5 - (logits[range(4), aim] - logits[range(4), y])).clamp_min(0) + 0.7 * (-density(hidden, aim) - (eta - 1)[aim]).clamp_min(0))
-    torch.testing.assert_close(WhiteBox(CarliniWagner(x, Margin(y), c, 0.5), gap, 0.7)(logits, z, hidden), by_hand)
+    torch.testing.assert_close(_WhiteBox(CarliniWagner(x, Margin(y), c, 0.5), gap, 0.7)(logits, z, hidden), by_hand)
 
 
 def test_ranks_put_every_undetected_mistake_above_every_detected_one():
     model, x, y, density, eta = setup(n=40)
     z = images(40, seed=7)
     logits, hidden = outputs(model, z)
-    rank = NearestUndetected(Nearest(x, Margin(y)), DensityGap(density, eta))(logits, z, hidden)
+    rank = _NearestUndetected(Nearest(x, Margin(y)), DensityGap(density, eta))(logits, z, hidden)
     f2 = DensityGap(density, eta)(hidden, logits.argmax(1))
     wrong = logits.argmax(1) != y
     assert (rank[~wrong] == -torch.inf).all() and wrong.any() and (f2[wrong] > 0).any() and (f2[wrong] == 0).any()

@@ -31,7 +31,7 @@ from confnb.reject_rules import (
     rule_scores,
 )
 from confnb.rejection_routes import ROUTES, fitting_routes
-from confnb.rule_gradients import FiniteDifferences, OverDraws, OwnDraws, PassedOver, SoftVotes
+from confnb.rule_gradients import FiniteDifferences, OverDraws, PassedOver, SoftVotes, _OwnDraws
 from confnb.rule_probes import probe_rule
 from confnb.runtime import generator, predict, streams
 from confnb.selective import choose_threshold
@@ -194,7 +194,7 @@ def test_the_rows_of_an_example_get_draws_of_their_own(kind):
     seeds, z = streams(3, 5), images(5).repeat_interleave(2, 0)
 
     def shaken(rows, own, base):
-        with _drawing(base, z.device), OwnDraws(own):
+        with _drawing(base, z.device), _OwnDraws(own):
             return DRAWN[kind](z[rows])
 
     whole = shaken(slice(0, 10), seeds, 0)

@@ -443,7 +443,7 @@ def test_a_detectors_threshold_is_that_of_the_topic():
     held = answers([0.5] * 37, [True] * 37, score=[-math.inf, *np.repeat(np.arange(12.0), 3)])
     clean, hit = answers([0.5] * 8, [True] * 8, score=np.arange(8.0)), answers([0.5] * 4, [False] * 4, "hit", score=[-math.inf, 0, 0.5, 3])
     row = report_tables.detector_table(pd.concat([clean, hit]), held, ["s"]).iloc[0]
-    for share in report_tables.ALARMS:
+    for share in report_tables._ALARMS:
         turned_away = answer_or_abstain(torch.zeros(4, dtype=torch.long), torch.tensor(hit["score s"].to_numpy()), choose_threshold(held["score s"], lose=share)) == ABSTAIN
         assert row[f"caught at {100 * share:.0f} %"] == turned_away.float().mean()
 
@@ -785,7 +785,7 @@ def radii_of(*errors, sure=0.9):
     ],
 )
 def test_the_tables_are_held_against_one_another(radii, odd):
-    lines = checks.of_radii(radii, 1.0, 20, usual=0.9)
+    lines = checks._of_radii(radii, 1.0, 20, usual=0.9)
     assert len(lines) == 2 and [c.name for c in lines if not c.fine] == odd
 
 

@@ -236,7 +236,7 @@ def test_interrupt_stops_the_kernel(tmp_path, monkeypatch, sent):
 
 
 def test_a_long_silence_is_broken(monkeypatch):
-    monkeypatch.setattr(watching, "SILENCE", 5)
+    monkeypatch.setattr(watching, "_SILENCE", 5)
     said = []
     view = watching.RunReporter(said.append)
     for second in range(18):
@@ -271,9 +271,9 @@ def test_gallery_shows_the_papers_numbers_and_what_was_different(run):
     ],
 )
 def test_papers_numbers(identifier, row, column, value):
-    from confnb.workshop.gallery import paper_table
+    from confnb.workshop.gallery import _paper_table
 
-    table, source = paper_table(identifier)
+    table, source = _paper_table(identifier)
     assert table.set_index("").loc[row, column] == value and source.split()[0] == identifier.split("-")[0]
 
 

@@ -222,7 +222,7 @@ def test_very_many_files_are_one_hash_and_each_counts(tmp_path, monkeypatch):
     assert [f[:2] for f in each] == [[f"data/{n % 2}/{n}.png", 1] for n in (0, 2, 4, 1, 3, 5)]
     (tmp_path / "data/0/self").symlink_to(tmp_path / "data")
     assert topic_keys._files(tmp_path / "data", tmp_path, {}) == each
-    monkeypatch.setattr(topic_keys, "MANY", 3)
+    monkeypatch.setattr(topic_keys, "_MANY", 3)
     before = topic_keys._files(tmp_path / "data", tmp_path, {})
     assert len(before) == 1 and before[0][:2] == ["data", 6] and topic_keys._files(tmp_path / "data", tmp_path, {}) == before
     for n in range(6):
@@ -263,7 +263,7 @@ def test_named_data_sets_are_followed(run, home, tmp_path, monkeypatch):
 
 
 def test_what_a_topic_imports_is_followed():
-    found = topic_keys.library_of(parameters.checkout(Path(__file__).parent) / "nbs/topics/30_separation.ipynb")
+    found = topic_keys._library_of(parameters.checkout(Path(__file__).parent) / "nbs/topics/30_separation.ipynb")
     assert {"maxconfidence", "search", "runtime", "plots"} <= set(found) and not {m for m in found if m.startswith(("topics.", "workshop."))}
     modules = frozenset(("__init__", "search", "sets", "attacks", "topics.shells"))
     assert topic_keys._imported("from confnb import search\nimport confnb.attacks as a", modules) == {"search", "attacks"}
@@ -277,13 +277,13 @@ def test_what_a_topic_imports_is_followed():
                                   "import importlib\nimportlib.import_module('confnb.' + name)", "__import__('confnb')"])
 def test_where_it_cannot_be_told_every_module_counts(tmp_path, code):
     write_notebook(tmp_path / "10_tiny.ipynb", (code,))
-    assert {"search", "attacks", "evaluation.reporting", "topics.shells", "maxconfidence"} <= set(topic_keys.library_of(tmp_path / "10_tiny.ipynb"))
+    assert {"search", "attacks", "evaluation.reporting", "topics.shells", "maxconfidence"} <= set(topic_keys._library_of(tmp_path / "10_tiny.ipynb"))
 
 
 @pytest.mark.parametrize("code", ["x = !ls", "a?", "if True:\n    %time 1", "!pip list", "%matplotlib inline\nfrom confnb.sets import Linf", "%%bash\nls", "?help"])
 def test_what_only_ipython_understands_stops_nothing(tmp_path, code):
     write_notebook(tmp_path / "10_tiny.ipynb", (code,), ("from confnb.sets import Linf",))
-    assert "sets" in topic_keys.library_of(tmp_path / "10_tiny.ipynb") and topic_keys._syntax(code)
+    assert "sets" in topic_keys._library_of(tmp_path / "10_tiny.ipynb") and topic_keys._syntax(code)
 
 
 def test_comments_and_docstrings_are_no_change():
@@ -410,7 +410,7 @@ def test_two_topics_with_the_same_identifier(tmp_path, monkeypatch):
     ran = [staleness.TopicResult(first, 1.0, None, {"hcnn-X0": 0.1}, []), staleness.TopicResult(second, 1.0, None, {"hcnn-X0": 0.2}, [])]
     (plan.folder / "figures").mkdir(parents=True)
     (plan.folder / "figures/hcnn-X0.json").write_text(json.dumps({"kind": "table", "caption": "c", "files": {}}))
-    told = runs.manifest(plan, ran)
+    told = runs._manifest(plan, ran)
     assert told["identifiers"]["hcnn-X0"]["topic"] == "separation" and told["topics"]["maxconfidence"]["taken"] == ["hcnn-X0"]
     assert any("which another topic has published" in s for s in runs._complaints(told))
 

@@ -25,7 +25,7 @@ from confnb.verdicts import (
     share,
     told,
 )
-from confnb.workshop.store import ANSWERS, beside_texts, store_beside, store_verdicts, verdict_texts
+from confnb.workshop.store import ANSWERS, _store_verdicts, beside_texts, store_beside, verdict_texts
 
 finite = st.floats(-100, 100)
 
@@ -125,12 +125,12 @@ def test_verdicts_of_a_run_take_the_place_of_those_of_the_same_papers(tmp_path):
         (tmp_path / run / "figures").mkdir(parents=True)
         publish_claims("mc", claims, "a caption", tmp_path / run / "figures")
     publish_claims("hcnn", CLAIMS[2:3], "a caption", tmp_path / "first/figures")
-    path = store_verdicts(tmp_path, tmp_path / "first")
+    path = _store_verdicts(tmp_path, tmp_path / "first")
     assert pd.read_csv(path).key.tolist() == ["hcnn", "mc", "mc", "mc", "mc"]
-    assert store_verdicts(tmp_path, tmp_path / "second") == path
+    assert _store_verdicts(tmp_path, tmp_path / "second") == path
     table = pd.read_csv(path)
     assert table.key.tolist() == ["hcnn", "mc"] and table.claim[1] == CLAIMS[1].claim
-    assert store_verdicts(tmp_path, tmp_path) is None and path.exists()
+    assert _store_verdicts(tmp_path, tmp_path) is None and path.exists()
 
 
 def test_a_second_run_stands_beside_the_first(tmp_path):
@@ -142,7 +142,7 @@ def test_a_second_run_stands_beside_the_first(tmp_path):
     publish("mc-F2a", fig, pd.DataFrame({"t": [0, 1]}), "curves", tmp_path / "second/figures")
     plain = pd.DataFrame({"model": ["a"], "failure": [0.123456789]})
     publish("mc-X5", plain, plain, "numbers | of $t$", tmp_path / "second/figures")
-    store_verdicts(tmp_path, tmp_path / "first")
+    _store_verdicts(tmp_path, tmp_path / "first")
     for _ in range(2):  # twice is as once
         names = [p.name for p in store_beside(tmp_path, tmp_path / "second", "colour")]
     assert names == ["captions.csv", "mc-F2a.png", "mc-X5.csv"]
@@ -164,7 +164,7 @@ def test_what_is_no_second_run_is_refused(tmp_path, name, sentence):
 def test_a_page_shows_every_verdict_and_nothing_is_read_as_markdown(tmp_path):
     (tmp_path / "figures").mkdir()
     publish_claims("mc", CLAIMS, "a caption", tmp_path / "figures")
-    head, _, counts, claims, identities = verdict_texts(store_verdicts(tmp_path, tmp_path))
+    head, _, counts, claims, identities = verdict_texts(_store_verdicts(tmp_path, tmp_path))
     assert head.startswith("# ") and counts.splitlines()[-1] == "| **all** | **1** | **1** | **0** | **1** |" and len(ANSWERS) == 4
     assert r"it falls \| by \*half\* at \$p\$ (Table 2)" in claims and "| yes |" in claims and "(ours) ours" in claims
     assert "it is the code" in identities and "it is the code" not in claims
