@@ -181,10 +181,6 @@ def test_exported_cells_are_short():
     assert lengths[-2] <= 45 and lengths[-1] <= 55, "only `evaluate_command`, with a line for each option, is longer than 45"
 
 
-# notebooks whose long cells are still to be split
-LONG_CELLS = {"34_regularization_quantization"}
-
-
 def long_cells(cells):
     "The ids of the code cells over 45 lines, directives not counted; parameters, imports and `evaluate_command` may be longer"
     sources = {c["id"]: re.sub(r"\A(#\|.*\n)+", "", "".join(c["source"])) for c in cells if "parameters" not in c["metadata"].get("tags", [])}
@@ -202,9 +198,6 @@ def test_a_long_cell_is_seen():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_code_cell_fits_a_screen(notebook):
     found = long_cells(code_cells(notebook))
-    if notebook.stem in LONG_CELLS:
-        assert found, f"{notebook.name} has no long cell any more: take it out of LONG_CELLS"
-        return
     assert not found, f"{notebook.name}: cells of more than 45 lines, to be split with a sentence between the parts: {found}"
 
 
@@ -222,7 +215,7 @@ def in_a_row(kinds):
     return max((len(run) for run in "".join("c" if kind == "code" else " " for kind in kinds).split()), default=0)
 
 
-@pytest.mark.parametrize("room", ["foundations", "confidence", "evaluation", "workshop"])
+@pytest.mark.parametrize("room", ["foundations", "confidence", "topics", "evaluation", "workshop"])
 def test_prose_comes_between_code_cells(room):
     "A sentence or two, one exported cell, a cell that shows something, asserts; not more than five cells without a word"
     assert in_a_row(["markdown", "code", "code", "markdown", "code"]) == 2 and in_a_row(["markdown"]) == 0
