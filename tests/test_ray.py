@@ -318,6 +318,9 @@ def test_ctrl_c_stops_the_tasks_too(cluster, tmp_path):
         while not (tmp_path / "began").exists():
             time.sleep(0.05)
         raise KeyboardInterrupt
+    until = time.monotonic() + 20  # Ray says that a task has ended before its worker has left it
+    while not (tmp_path / "stopped").exists() and time.monotonic() < until:
+        time.sleep(0.1)
     assert (tmp_path / "stopped").exists()
 
 
