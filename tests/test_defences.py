@@ -130,6 +130,7 @@ class Winners(Defence):
 
 
 DEFENCES = [NanBackward, ZeroBackward, FourLevels, FourLevelsStraightThrough, Saturated, NearlySaturated, Scaled, Distilled, RandomInput, InPlace, BatchStatistics, Shattered, Winners]
+FIRST = [NanBackward, FourLevels, Saturated, RandomInput]  # the others in make soak; test_gate has ten of its own
 
 
 def by_hand(defence, x, y):
@@ -149,7 +150,7 @@ def reported(model, data, threat=BALL):
     return found, found.tables["checks"][["name", "measured", "fine"]]
 
 
-@pytest.mark.parametrize("kind", DEFENCES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.soak] * (k not in FIRST)) for k in DEFENCES], ids=lambda kind: kind.__name__)
 @pytest.mark.slow
 def test_no_broken_defence_is_flattered_without_a_word(kind, small_model, digits):
     "Either the report's attacks break it as those that know it do, or a check fails"

@@ -73,6 +73,7 @@ ENOUGH = {
     "ddn": lambda *a, **k: ddn(*a, steps=200, **k),
     "cw_l2_fast": cw_l2_fast,
 }
+SOME = [pytest.param(n, marks=[pytest.mark.soak] * (n == "cw_l2")) for n in ENOUGH]  # which takes long
 QUICK = {
     "cw_l2": lambda *a, **k: cw_l2(*a, rounds=3, steps=30, step_size=0.1, **k),
     "cw_hc": lambda *a, **k: cw_hc(*a, kappa=0.5, rounds=3, steps=30, step_size=0.1, **k),
@@ -84,7 +85,7 @@ CLOSE = {**QUICK, "ddn": ddn, "cw_l2_fast": cw_l2_fast}  # a large margin lies f
 
 # A linear model, where the nearest mistake is known
 
-@pytest.mark.parametrize("attack", ENOUGH)
+@pytest.mark.parametrize("attack", SOME)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_distance_to_a_plane_of_two_classes(attack, targeted):
     for seed in range(2):
@@ -95,7 +96,7 @@ def test_the_distance_to_a_plane_of_two_classes(attack, targeted):
         np.testing.assert_allclose(found.value, -(distances(found.x, x) ** 2), rtol=1e-6)
 
 
-@pytest.mark.parametrize("attack", ENOUGH)
+@pytest.mark.parametrize("attack", SOME)
 def test_the_distance_to_the_nearest_of_many_planes(attack):
     "A descent may end at another plane than the nearest, but not often, and it ends at one"
     model, x, y = near_a_plane(5, 20, 3)
@@ -120,7 +121,7 @@ def to_the_cone(model, x, target):
     return torch.as_tensor(np.array(found))
 
 
-@pytest.mark.parametrize("attack", ENOUGH)
+@pytest.mark.parametrize("attack", SOME)
 def test_the_distance_to_a_target_among_three_classes(attack):
     model, x, y = near_a_plane(5, 12, 3)
     target = (y + 1) % 3

@@ -149,6 +149,7 @@ def test_the_first_cell_holds_the_title_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
     "What Quarto is given: every page with its title, the files beside them, and no directive left"
     for part in "nbs", "confnb":

@@ -613,7 +613,7 @@ def alone(model, digits, attack, **given):
     return reporting.report(model, digits, "linf:0.1", {"mine": attack}, {}, points=20, say=lambda line: None, **given)
 
 
-@pytest.mark.parametrize("attack, lost", [(leaving, 20), (astray, 11), (lazy, 0)])
+@pytest.mark.parametrize("attack, lost", [(leaving, 20), pytest.param(astray, 11, marks=pytest.mark.soak), pytest.param(lazy, 0, marks=pytest.mark.soak)])
 @pytest.mark.slow
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache

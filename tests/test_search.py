@@ -1533,6 +1533,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 def test_ten_thousand_images_hold_one_batch_of_gradients():
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
@@ -1542,6 +1543,7 @@ def test_ten_thousand_images_hold_one_batch_of_gradients():
 # Compiled models
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for torch.compile")
 def test_a_compiled_model_is_searched_as_the_model_itself(device):
