@@ -219,7 +219,8 @@ def rule_scores(
         return torch.cat(in_batches(work, len(x), batch_size))
 
 # %% ../nbs/confidence/56_reject_rules.ipynb #63f29249
-NAMED = (*DETECTORS, "kdensity", "neighbours")
+_FITTED = ("kdensity", "neighbours")  # to a model and images that it was trained on
+NAMED = (*DETECTORS, *_FITTED)
 
 
 def reject_rule(

@@ -29,16 +29,13 @@ from .indicators import Indicator
 from .planted import of_planted, planted_mistakes
 from .report_tables import _percent
 from ..images import Data, stratified_order
-from ..reject_rules import RejectRule, reject_rule, rule_scores
+from ..reject_rules import _FITTED, RejectRule, reject_rule, rule_scores
 from ..selective import choose_threshold
 from ..sets import Ball
 from ..statistics import binomial_interval
 from ..summaries import FalseAlarms, false_alarms
 
 # %% ../../nbs/evaluation/71_rejecting.ipynb #cdb6f336
-_FITTED = ("kdensity", "neighbours")  # rules that are fitted to training images
-
-
 def rule_from(
     reject: Any,  # what `reject_rule` takes
     model: nn.Module,  # that it goes with

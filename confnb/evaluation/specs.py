@@ -31,7 +31,7 @@ from ..maxconfidence import max_confidence
 from ..models import outputs
 from ..nearest import cw_hc, cw_l2, cw_l2_fast, ddn, jsma
 from ..random_search import square
-from ..reject_rules import DETECTORS, OfLogits, _fitted
+from ..reject_rules import _FITTED, DETECTORS, OfLogits, _fitted
 from ..runtime import predict
 from ..sets import L0, L1, L2, Ball, Linf
 from ..tables import Score
@@ -285,7 +285,7 @@ def _loaded(name: str, detectors: Sequence[str] | Mapping[str, Any], held: str |
     Images that were trained on are read only where a detector needs them, if `load_data` can leave them
     out. `held` is a number or a share of test images to hold out, or other data whose test images are held out.
     """
-    fitted = any(name in detectors for name in ("kdensity", "neighbours"))
+    fitted = any(name in detectors for name in _FITTED)
     wanted = ("train", "val", "test") if fitted else ("val", "test")
     try:
         return _with_held(partial(load_data, name, parts=wanted), held)
