@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Server:
         # the test's own folders: nothing is read from the user's Jupyter, or left in it
         own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "RUNTIME", "DATA")} | {"JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
         env = os.environ | own | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-        self.process = subprocess.Popen(command, stdout=self.log.open("w"), stderr=subprocess.STDOUT, env=env)
+        self.process = subprocess.Popen(command, stdout=self.log.open("w"), stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
     def ask(self, path, data=None, method=None):
         "What the server answers to a request of its REST interface"
@@ -48,7 +49,7 @@ class Server:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or "null")
 
-    def wait(self, seconds=90):
+    def wait(self, seconds=180):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             assert self.process.poll() is None, f"JupyterLab ended: {self.log.read_text()[-2000:]}"
@@ -59,6 +60,16 @@ class Server:
         raise AssertionError(f"JupyterLab did not answer: {self.log.read_text()[-2000:]}")
 
 
+    def close(self, seconds=20):
+        "End the server; one that is still busy with its kernels on a loaded machine is killed, with all that it started"
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     pytest.importorskip("jupyterlab")
@@ -67,8 +78,7 @@ def server(tmp_path_factory):
         found.wait()
         yield found
     finally:
-        found.process.terminate()
-        found.process.wait(30)
+        found.close()
 
 
 class Kernel:
