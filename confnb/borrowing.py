@@ -101,7 +101,8 @@ def device_name(device: torch.device) -> str:
     """Say in words what a device is: a GPU with its model, the CPU with its number of threads."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    n = torch.get_num_threads()
+    return f"{device} ({n} thread{'s' * (n > 1)})" if device.type == "cpu" else str(device)
 
 # %% ../nbs/foundations/02_borrowing.ipynb #85f35a13
 class RandomAnswers(UserWarning):

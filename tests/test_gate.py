@@ -424,11 +424,11 @@ def test_the_expected_time_grows_with_the_effort(digits, small_model):
     assert times[-1] > 2 * times[0] and trust._roughly(50) == "50 seconds" and trust._roughly(600) == "10 minutes"
 
 
-# ten broken defences, and honest networks
+# eleven broken defences, and honest networks
 
 
 @pytest.fixture(scope="module")
-def ten(digits):
+def defences(digits):
     winners = load_or_train(broken.k_winners_network, digits, recipe=Recipe(epochs=15, batch_size=64, rate=2e-3))
     return broken.broken_defences(load_model("digits/cnn-undefended"), digits, winners)
 
@@ -439,9 +439,9 @@ def judged(model, digits, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("number", [pytest.param(i, marks=[pytest.mark.soak] * (i % 4 > 0)) for i in range(10)])
-def test_every_broken_defence_is_flagged_and_named_or_its_number_is_right(ten, digits, number):
-    one = ten[number]
+@pytest.mark.parametrize("number", [pytest.param(i, marks=[pytest.mark.soak] * (i % 4 > 0)) for i in range(11)])
+def test_every_broken_defence_is_flagged_and_named_or_its_number_is_right(defences, digits, number):
+    one = defences[number]
     found = judged(one.model, digits)
     failed = set(found.tables["checks"].query("~fine").name)
     rows = stratified_order(digits.y_test)[:60].sort().values
@@ -461,7 +461,7 @@ def test_no_honest_network_is_flagged(name, digits, seed):
 
 
 @pytest.mark.slow
-def test_the_broken_ones_are_as_accurate_as_what_they_are_made_of(ten, digits):
-    for one in ten:
+def test_the_broken_ones_are_as_accurate_as_what_they_are_made_of(defences, digits):
+    for one in defences:
         right = (predict(one.model, digits.x_test[:100]).argmax(1) == digits.y_test[:100]).float().mean()
         assert right > 0.8, one.name

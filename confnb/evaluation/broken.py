@@ -8,6 +8,7 @@ __all__ = ['KWinners', 'k_winners_network', 'Broken', 'broken_defences']
 # %% ../../nbs/evaluation/79_broken.ipynb #d6ecf488
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from ..ensembles import Averaged
 from ..images import Data
 from ..models import WithGradientOf
+from ..neighbours import mcn
 from ..runtime import logits_of
+from ..topics.shells import Shell, StraightThrough
 
 # %% ../../nbs/evaluation/79_broken.ipynb #96b058ca
 class _Around(nn.Module):
@@ -163,6 +166,11 @@ class _Shattered(_Around):
     def forward(self, x: Tensor) -> Tensor:
         return logits_of(self.model, _Shatter.apply(x))
 
+# %% ../../nbs/evaluation/79_broken.ipynb #6cc71aba
+def _shell(model: nn.Module) -> Shell:
+    """Answer at the most confident of a few points near the image."""
+    return Shell(model, partial(mcn, xi=0.05, steps=3))
+
 # %% ../../nbs/evaluation/79_broken.ipynb #21cf34f8
 class KWinners(nn.Module):
     """Keep the largest activations of each example, and set the others to zero."""
@@ -222,10 +230,11 @@ def broken_defences(
     data: Data,  # what it was trained on
     winners: nn.Module,  # a trained `k_winners_network`
 ) -> list[Broken]:
-    """Make the ten defences around a network."""
+    """Make the eleven defences around a network."""
     limit = float(_roughness(data.x_val).quantile(0.99))
     straight = lambda kind: WithGradientOf(kind(model), model)  # noqa: E731
     noisy, vote, guarded = _Noisy(model), _Vote(model), _Guarded(model, limit)
+    shell = _shell(model)
     return [
         Broken("rounded pixels", _Rounded(model), straight(_Rounded), _ROUNDING),
         Broken("thermometer code", _Thermometer(model), straight(_Thermometer), _ROUNDING),
@@ -248,6 +257,7 @@ def broken_defences(
             ("the loss has gradients", "no attack stood still", "random search finds no more than gradients"),
         ),
         Broken("false backward pass", _Shattered(model), model, ("a small step along the gradient pays",)),
+        Broken("shell", shell, StraightThrough(shell), _ROUNDING),
         Broken(
             "k winners take all",
             winners,

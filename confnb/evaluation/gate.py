@@ -153,6 +153,8 @@ def report_card(
         "clean": numbers(clean),
         "attacked": numbers(worst) if gate.sound else None,
         "thresholds": _at_thresholds(tables["curve"]) if gate.sound else None,
+        "outcomes": tables["outcomes"].to_dict("records") if gate.sound else None,
+        "calibration error": tables["spoiled"].iloc[0].to_dict() if gate.sound else None,
         "reject": _with_rule(tables, told) if gate.sound and "reject" in tables else None,
         "checks": checks.to_dict("records"),
         "seed": told["seed"],

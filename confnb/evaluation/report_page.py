@@ -26,6 +26,7 @@ from .rejecting import LOSE
 from confnb.evaluation.report_figures import (
     calibration_figure,
     detector_figure,
+    outcome_figure,
     radius_figure,
     sample_figure,
     success_figure,
@@ -82,6 +83,9 @@ def _drawn(found: Report) -> dict[str, Any]:
             both = {str(n): c for n, c in tables["reject_curve"].groupby("attack", sort=False)}
             doubt = "" if found.sound else found.summary[0]
             figures["reject"] = success_figure(both, doubt, KNOWS, (LOSE, "threshold of the rule"))
+        if found.sound:
+            deployed = float(tables["outcomes"].threshold.iloc[0])
+            figures["outcomes"] = outcome_figure(tables["outcome_curve"], deployed)
         if len(tables["detectors"]):
             figures["detectors"] = detector_figure(tables["detectors"])
         if len(tables["radii"]) > 1:
@@ -95,6 +99,9 @@ def _drawn(found: Report) -> dict[str, Any]:
 _TABLES = (
     "attacks",
     "rejection",
+    "outcomes",
+    "outcome_curve",
+    "spoiled",
     "calibration",
     "detectors",
     "implied",
@@ -107,7 +114,7 @@ _TABLES = (
     "reject_routes",
     "reject_curve",
 )
-_DRAWN = ("curve", "calibration", "detectors", "radii", "samples", "reject")
+_DRAWN = ("curve", "calibration", "detectors", "radii", "samples", "reject", "outcomes")
 _FILES = (
     "index.html",
     "manifest.json",
@@ -151,6 +158,8 @@ _CAPTIONS = {
     "detectors": "How well each detector ranks clean images above the attacks' mistakes. The attacker did not aim at the detectors: these are upper limits.",
     "radii": "The MaxConfidence attack at other radii, on at most 200 images; the largest set is the whole pixel box. An error that fell as the set grew would mean "
     "a failing attack, and so would one that stayed below 1 in the whole box, which holds the images of all other classes.",
+    "outcomes": "Right answers, silence and mistakes at each threshold of confidence: where nobody attacks, where an attacker wants a mistake, and where he wants no answer. "
+    "The dashed line is the threshold that accepts 95 % of the right answers on held-out images.",
     "reject": "Success-fail curves of the model with its reject rule, for an attacker who knows the rule (black, with its band) and for one who does not: the threshold of the rule "
     "runs along each line, and the dot is where it turns away 5 % of the clean held-out images.",
     "samples": "Clean images (above) and the points that a quick MaxConfidence attack found for them (below), each with the model's answer and confidence: a mistake where it says so, else the point that came nearest to one.",
@@ -216,7 +225,7 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
     html = {
         name: _html(table.dropna(axis=1, how="all"))
         for name, table in found.tables.items()
-        if name not in ("curve", "reject_curve", "checks", "samples", "warnings")
+        if name not in ("curve", "reject_curve", "outcome_curve", "spoiled", "checks", "samples", "warnings")
     }
     told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
     return template("report.html.j2").render(

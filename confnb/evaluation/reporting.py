@@ -45,10 +45,14 @@ from .report_page import Report, _alone, _free, write
 from confnb.evaluation.report_tables import (
     SHARES,
     _attacked,
+    _by_aim,
     _each,
     _percent,
     attack_table,
     detector_table,
+    other_aims,
+    outcome_table,
+    spoiled_calibration,
     warning_table,
 )
 from .summary import summary_sentences
@@ -68,6 +72,7 @@ from ..images import Data, stratified_order
 from ..selective import choose_threshold, rejection_table, success_fail
 from ..sets import Ball
 from ..statistics import reliability
+from ..three_outcomes import outcomes
 from ..tables import Score, evaluate
 
 # %% ../../nbs/evaluation/76_reporting.ipynb #d9139670
@@ -190,6 +195,7 @@ def _tables(
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
     made = {"x": x, "y": y, "held": clean, "table": pd.concat(each, ignore_index=True), "notes": notes}
+    made["aims"] = step("other aims", partial(other_aims, model, x, y, ball, effort.steps, how["seed"]))
     made["radii"] = step("other radii", partial(_radii, model, made, ball, how))
     made["heard"] = notes | (
         {ELSEWHERE: Notes([], warnings=w)} if (w := made["radii"].attrs["warnings"]) else {}
@@ -313,10 +319,14 @@ def _asked(
     given = (model, parts["x"], parts["y"], table, parts["radii"], data.classes)
     lines = run_checks(*given, ball=ball, notes=parts["notes"], few=min(effort.few, n))
     alarms = of_scores(held, each["clean"], [f"score {name}" for name in detectors] or ["confidence"])
+    spoiled = pd.DataFrame([spoiled_calibration(parts["aims"])], columns=["clean", "attacked"])
     rejected = rejection_tables(parts["rejection"], parts["y"]) if "rejection" in parts else {}
     return rejected | {
         "attacks": attack_table(table, held),
         "rejection": rejection_table(each["clean"], attacked),
+        "outcomes": outcome_table(table, parts["aims"], held),
+        "outcome_curve": outcomes(*_by_aim(table, parts["aims"])),
+        "spoiled": spoiled,
         "calibration": reliability(each["clean"].confidence, each["clean"].prediction == each["clean"].label),
         "detectors": detector_table(table, held, detectors),
         "implied": implied,

@@ -14,7 +14,7 @@ import pandas as pd
 from .checks import CERTAIN
 from .gate import _worst
 from .rejecting import rejection_sentence
-from .report_tables import _percent
+from .report_tables import SHARES, _percent
 from .specs import TOGETHER, Notes
 from ..statistics import calibration_error
 from ..summaries import success_at
@@ -48,6 +48,7 @@ def _under_attack(tables: dict[str, pd.DataFrame], parameters: dict[str, Any]) -
         f"With a threshold of .99 on the confidence {_percent(lost.recall)} of its right answers are kept, and an attacker gets a mistake "
         f"past it on {_percent(lost['AWPR rejected'])} of the images that it gets right.",
     ]
+    said += _other_aims(tables)
     if "reject" in tables:
         said.append(rejection_sentence(tables, parameters["reject"]))
     last = tables["detectors"]
@@ -70,6 +71,20 @@ def _at_one_percent(curves: pd.DataFrame) -> str:
         f"Wrong answers under attack are kept to 1 % of these images by a threshold of {there.threshold:.3g} or more on the confidence, "
         f"which leaves right answers on {_percent(there.success)} of the clean ones."
     )
+
+# %% ../../nbs/evaluation/75_summary.ipynb #bbf652c1
+def _other_aims(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Say what an attacker reaches who wants silence, and one who wants wrong confidence with every answer kept."""
+    three, gap = tables["outcomes"], tables["spoiled"].iloc[0]
+    before, after = (
+        three[(three.accepts == SHARES[0]) & (three.aim == a)].iloc[0]
+        for a in ("nobody attacks", "no answer")
+    )
+    return [
+        f"With the threshold that accepts {100 * SHARES[0]:.0f} % of the right answers on held-out images, an attacker who wants no answer brings the right "
+        f"answers from {_percent(before.right)} to {_percent(after.right)} of the images; one who leaves every answer as it is and spoils the "
+        f"confidence alone brings the calibration error from {gap.clean:.3f} to {gap.attacked:.3f}."
+    ]
 
 # %% ../../nbs/evaluation/75_summary.ipynb #e566efd7
 def _withheld(odd: pd.DataFrame, parameters: dict[str, Any]) -> list[str]:
