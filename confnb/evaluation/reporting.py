@@ -33,8 +33,10 @@ from .gate import attacker_words, gate_of
 from .indicators import indicator_table
 from .loading import check_model, refuse_chance
 from confnb.evaluation.rejecting import (
+    Entry,
     Rejection,
     attack_with_rule,
+    model_and_rule,
     of_rule,
     of_scores,
     rejection_tables,
@@ -114,7 +116,8 @@ _DEFAULTS = {
 
 # %% ../../nbs/evaluation/76_reporting.ipynb #bf9887fc
 def report(
-    model: nn.Module,  # maps images (N, C, H, W) in [0, 1] to logits (N, K); comes back as it was
+    # maps images (N, C, H, W) in [0, 1] to logits (N, K); or an `Entry`, or words such as "zoo:digits/undefended"
+    model: nn.Module | Entry | str | Sequence[str],
     data: Data | str,  # a `Data`, or a name such as "digits" that `load_data` knows
     threat: Ball | str | float,  # the attack set, such as `Linf(8/255)`, "linf:8/255" or 8/255
     # names for `attack_from`, or functions by name; None: those of the effort
@@ -138,6 +141,7 @@ def report(
     how["effort"] = effort = effort_of(how["effort"])
     data = _loaded(data, [*detectors, how["reject"]]) if isinstance(data, str) else data
     check_threat(ball, data.x_test[:1])
+    model, how["reject"] = model_and_rule(model, data, how["reject"])
     check_model(model, data)
     folder = _free(out) if out else None
     how["points"] = min(how["points"] or effort.points, len(data.x_test))
