@@ -171,6 +171,7 @@ from .evaluation.rejecting import rule_from as rule_from
 from .evaluation.rejecting import zoo_rule as zoo_rule
 from .evaluation.report_figures import calibration_figure as calibration_figure
 from .evaluation.report_figures import detector_figure as detector_figure
+from .evaluation.report_figures import outcome_figure as outcome_figure
 from .evaluation.report_figures import radius_figure as radius_figure
 from .evaluation.report_figures import sample_figure as sample_figure
 from .evaluation.report_figures import samples as samples
@@ -180,6 +181,9 @@ from .evaluation.report_page import write as write
 from .evaluation.report_tables import SHARES as SHARES
 from .evaluation.report_tables import attack_table as attack_table
 from .evaluation.report_tables import detector_table as detector_table
+from .evaluation.report_tables import other_aims as other_aims
+from .evaluation.report_tables import outcome_table as outcome_table
+from .evaluation.report_tables import spoiled_calibration as spoiled_calibration
 from .evaluation.report_tables import warning_table as warning_table
 from .evaluation.report_tables import worst_case as worst_case
 from .evaluation.reporting import ReportOptions as ReportOptions
@@ -379,6 +383,7 @@ from .reject_rules import rule_scores as rule_scores
 from .rejection_routes import Case as Case
 from .rejection_routes import ROUTES as ROUTES
 from .rejection_routes import fitting_routes as fitting_routes
+from .remembered_attacks import remembered_attack as remembered_attack
 from .rows import take_rows as take_rows
 from .rows import to_device as to_device
 from .rule_gradients import FiniteDifferences as FiniteDifferences
@@ -586,6 +591,7 @@ from . import quantization as quantization
 from . import random_search as random_search
 from . import reject_rules as reject_rules
 from . import rejection_routes as rejection_routes
+from . import remembered_attacks as remembered_attacks
 from . import rows as rows
 from . import rule_gradients as rule_gradients
 from . import rule_probes as rule_probes

@@ -167,9 +167,24 @@ class _Shattered(_Around):
         return logits_of(self.model, _Shatter.apply(x))
 
 # %% ../../nbs/evaluation/79_broken.ipynb #6cc71aba
-def _shell(model: nn.Module) -> Shell:
-    """Answer at the most confident of a few points near the image."""
-    return Shell(model, partial(mcn, xi=0.05, steps=3))
+class _Shell(_Around):
+    """Answer at the most confident of some points near the image, one step towards each class."""
+
+    xi = 0.05
+
+    def point(self, x: Tensor) -> Tensor:
+        """Give the points at which the network is asked (N, C, H, W)."""
+        return mcn(self.model, x.detach(), self.xi, steps=1).x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.model, self.point(x))
+
+# %% ../../nbs/evaluation/79_broken.ipynb #a0f98ce2
+class _MovingShell(_Shell):
+    """Let the shell's point move along with the image, which gives its answer a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.model, self.point(x) + (x - x.detach()))
 
 # %% ../../nbs/evaluation/79_broken.ipynb #21cf34f8
 class KWinners(nn.Module):

@@ -25,6 +25,7 @@ from confnb.adaptive_rejection import (
     adaptive_table,
 )
 from ..basics import UsageError
+from ..remembered_attacks import remembered_attack
 from ..borrowing import device_of
 from ..data import load_data
 from .indicators import Indicator
@@ -167,12 +168,14 @@ def attack_with_rule(
 ) -> Rejection:
     """Choose the rule's threshold on held-out images, and attack model and rule by both attackers.
 
+    The attack is remembered.
+
     Raises UsageError: the rule does not give one number for each image, gives NaN, or tells no images apart.
     """
     held = rule_scores(model, rule, x_held)
     threshold = _threshold(rule, held)
     knows.setdefault("clean", x_held)
-    attacked = adaptive_attack(model, rule, x, y, ball, steps, **knows)
+    attacked = remembered_attack(model, rule, x, y, ball, steps, **knows)
     return Rejection(rule, threshold, held.cpu(), attacked, adaptive_table(model, x, y, attacked))
 
 # %% ../../nbs/evaluation/71_rejecting.ipynb #e12c61e5

@@ -104,6 +104,7 @@ def expected_seconds(
             each = (time.perf_counter() - start) / len(few)
     race = {"quick": 15, "standard": 55, "thorough": 250}[effort.search] + 3 * logits.shape[1]
     asked = points * sum(_PASSES.get(name, race if name == "maxconfidence" else 100) for name in attacks)
+    asked += 2 * points * effort.steps  # the attackers with other aims
     asked += effort.few * (3 * race + 45 * (len(effort.times) + 1) + 60 + effort.queries // 2)
     alone = race * (effort.planted + effort.trails)  # image by image, which is slower
     return each * (asked + 4 * alone) + 3
