@@ -8,7 +8,6 @@ __all__ = ['KWinners', 'k_winners_network', 'Broken', 'broken_defences']
 # %% ../../nbs/evaluation/79_broken.ipynb #d6ecf488
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from ..images import Data
 from ..models import WithGradientOf
 from ..neighbours import mcn
 from ..runtime import logits_of
-from ..topics.shells import Shell, StraightThrough
 
 # %% ../../nbs/evaluation/79_broken.ipynb #96b058ca
 class _Around(nn.Module):
@@ -249,7 +247,6 @@ def broken_defences(
     limit = float(_roughness(data.x_val).quantile(0.99))
     straight = lambda kind: WithGradientOf(kind(model), model)  # noqa: E731
     noisy, vote, guarded = _Noisy(model), _Vote(model), _Guarded(model, limit)
-    shell = _shell(model)
     return [
         Broken("rounded pixels", _Rounded(model), straight(_Rounded), _ROUNDING),
         Broken("thermometer code", _Thermometer(model), straight(_Thermometer), _ROUNDING),
@@ -272,7 +269,7 @@ def broken_defences(
             ("the loss has gradients", "no attack stood still", "random search finds no more than gradients"),
         ),
         Broken("false backward pass", _Shattered(model), model, ("a small step along the gradient pays",)),
-        Broken("shell", shell, StraightThrough(shell), _ROUNDING),
+        Broken("shell", _Shell(model), _MovingShell(model), _ROUNDING),
         Broken(
             "k winners take all",
             winners,
