@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'WEIGHTS', 'CARD', 'Plan', 'training_recipe', 'recipe_key', 'Card', 'write_card', 'read_card', 'zoo_folders',
-           'shipped', 'load_or_train', 'read_entry', 'load_model', 'load_or_train_each', 'keep']
+           'shipped', 'load_or_train', 'read_entry', 'made_by', 'wrapped', 'load_model', 'load_or_train_each']
 
 # %% ../nbs/foundations/30_networks.ipynb #a64584d6
 import hashlib
 import json
 import math
-import re
+import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from .basics import PACKAGE, inside, near, versions, write_text, write_whole
+from .basics import PACKAGE, near, versions, write_text
 from .borrowing import device_of, pick_device
 from .cache import _file_hash, cache_dir, not_remembered, remember
 from .identity import Unidentified
@@ -93,6 +93,8 @@ class Card:
     tested: int  # how many test images that was
     made_with: dict[str, str]  # versions of the packages, and the kind of device
     weights_sha256: str  # of `model.safetensors`
+    wrapper: Any = None  # what is put around the network, as `wrapped` takes it
+    reject: Any = None  # the rule that goes with it: a name, or a factory that is called with the model
 
     @property
     def key(self) -> str:
@@ -105,10 +107,8 @@ def write_card(card: Card, path: str | Path) -> None:
 
     Raises OSError: the file cannot be written.
     """
-    write_text(
-        Path(path),
-        yaml.safe_dump({"key": card.key, **in_words(vars(card))}, sort_keys=False, allow_unicode=True),
-    )
+    said = {"key": card.key, **{k: v for k, v in in_words(vars(card)).items() if v is not None}}
+    write_text(Path(path), yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 
 def read_card(path: str | Path) -> Card:
@@ -257,20 +257,60 @@ def read_entry(
         )
     return read_card(folders[name] / CARD)
 
+# %% ../nbs/foundations/30_networks.ipynb #d35d8733
+def made_by(
+    words: Any,  # `package.module:factory`, or {`package.module:factory`: its settings}
+    *given: Any,  # what the factory is called with, before the settings
+) -> Any:
+    """Call a factory that a card names.
+
+    Raises ValueError: the card names none, there is no such factory, or it fails.
+    """
+    said = {words: {}} if isinstance(words, str) else words
+    if not isinstance(said, Mapping) or len(said) != 1 or not isinstance(next(iter(said.values())), Mapping):
+        raise ValueError(
+            f"a card names a factory as package.module:name or {{that: settings}}, not {words!r}"
+        )
+    ((name, settings),) = said.items()
+    try:
+        return pkgutil.resolve_name(name)(*given, **{k: from_words(v) for k, v in settings.items()})
+    except Exception as e:
+        raise ValueError(f"{name}, which a card names, cannot be called: {type(e).__name__}: {e}") from e
+
+# %% ../nbs/foundations/30_networks.ipynb #e52a8924
+def wrapped(
+    model: nn.Module,  # maps images to logits (N, K)
+    wrapper: Any,  # as `made_by` takes it, called with the model; or names of other entries, `DATA/NAME`
+    device: str = "auto",  # that the other entries are loaded to
+) -> nn.Module:  # in evaluation mode
+    """Put around a network what its card says; a list of entries makes an ensemble of it and these.
+
+    Raises ValueError: what is put around it cannot be made, or is no `torch.nn.Module`.
+    """
+    if wrapper is None:
+        return model
+    if isinstance(wrapper, list | tuple):
+        return _public("Ensemble")([model, *(load_model(name, device) for name in wrapper)]).eval()
+    made = made_by(wrapper, model)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{wrapper!r} made {type(made).__name__} of a network, not a torch.nn.Module")
+    return made.eval()
+
 # %% ../nbs/foundations/30_networks.ipynb #f71f46e2
 def load_model(
     name: str,  # `DATA/NAME`, of those that `confnb zoo` lists
     device: str = "auto",  # "auto", "cpu", "cuda", ...
 ) -> nn.Module:
-    """Load a network that ships with confnb, in evaluation mode; a reverse classifier with its logits negated.
+    """Load a model that ships with confnb, in evaluation mode, as it answers: with what its card puts around it.
 
-    Raises ValueError: there is no such network, its files were changed, or it ships without weights.
+    Raises ValueError: there is no such network, its files were changed, it ships without weights, or as `wrapped`.
     """
     card, weights = read_entry(name), zoo_folders()[name] / WEIGHTS
-    if not weights.exists():
+    found = _checked(weights, card) if weights.exists() else shipped(card.recipe)
+    if found is None:
         raise ValueError(f"{name} ships without weights; load_or_train with the recipe on its card trains it")
-    model = load_weights(_built(card.recipe), _checked(weights, card)).to(pick_device(device)).eval()
-    return _answering(model, from_words(card.recipe["loss"]))
+    model = load_weights(_built(card.recipe), found).to(pick_device(device)).eval()
+    return wrapped(_answering(model, from_words(card.recipe["loss"])), card.wrapper, device)
 
 
 def _built(recipe: dict[str, Any]) -> nn.Module:
@@ -305,28 +345,3 @@ def load_or_train_each(
         else load_or_train(architecture, data, loss, recipe, seed, device, **settings)
         for name, (architecture, settings, loss, recipe) in plans.items()
     }
-
-# %% ../nbs/foundations/30_networks.ipynb #c4b9a131
-def keep(
-    weights: str | Path,  # a file of the cache's folder `model`, with its card beside it
-    name: str,  # `DATA/NAME`: what it is called in the zoo
-    folder: str | Path = ZOO,  # where the networks that ship lie
-) -> Path:  # of the new entry
-    """Put a network that was trained here among those that ship.
-
-    Raises OSError, ValueError: there is no card beside the weights, they do not belong together, or the name is no
-      `DATA/NAME`.
-    """
-    weights = Path(weights)
-    card = read_card(weights.with_suffix(".yaml"))
-    if _file_hash(weights) != card.weights_sha256:
-        raise ValueError(f"{weights} does not hold the weights that its card is about")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or not inside(name):
-        raise ValueError(
-            f"a network of the zoo is called DATA/NAME, such as mnist/undefended, and not {name!r}"
-        )
-    entry = Path(folder) / name
-    with write_whole(entry / WEIGHTS) as f:
-        f.write_bytes(weights.read_bytes())
-    write_card(card, entry / CARD)
-    return entry

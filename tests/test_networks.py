@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from confnb import networks
 from confnb.data import load_data
+from confnb.evaluation.zoo import keep, load_entry
 from confnb.losses import (
     Adversarial,
     CrossEntropyLoss,
@@ -25,7 +26,6 @@ from confnb.models import build
 from confnb.networks import (
     CARD,
     WEIGHTS,
-    keep,
     load_model,
     load_or_train,
     read_card,
@@ -274,3 +274,48 @@ def test_a_reverse_classifier_comes_as_it_answers():
     recipe = card.recipe
     again = load_or_train(recipe["network"], digits, *map(from_words, (recipe["loss"], recipe["recipe"])), recipe["seed"], "cpu", **recipe["settings"])
     assert torch.equal(predict(again, digits.x_test[:20]), predict(model, digits.x_test[:20]))
+
+
+def of_largest_logit(model, scale=1.0):
+    "A factory of rules, as a card names it"
+    return lambda logits: scale * logits.amax(1)
+
+
+def test_an_entry_comes_with_its_rule_and_what_is_around_it(zoo, data):
+    first = trained(data)
+    weights = weights_of(zoo.parent / "cache")
+    keep(weights, "digits/tiny", zoo)
+    noisy = {"confnb:Smoothed": {"sigma": 0.1, "samples": 2}}
+    keep(weights, "digits/noisy", zoo, reject={f"{__name__}:of_largest_logit": {"scale": 2.0}}, wrapper=noisy)
+    keep(weights, "digits/near", zoo, reject="neighbours")
+    keep(weights, "digits/voting", zoo, reject="entropy", wrapper=["digits/tiny", "digits/noisy"])
+    assert sum(1 for _ in zoo.rglob(WEIGHTS)) == 1, "entries of one recipe share their weights"
+    plain, noisy, near, voting = (load_entry(f"digits/{n}", "cpu", data) for n in ("tiny", "noisy", "near", "voting"))
+    assert plain.rule is None and same(plain.model, first) and plain.card.key == voting.card.key
+    assert "reject" not in (zoo / "digits/tiny" / CARD).read_text() and noisy.model.samples == 2 and noisy.rule.name == "of_largest_logit"
+    logits = torch.tensor([[1.0, 3.0]])
+    assert noisy.rule(logits).item() == 6 and near.rule.hidden and len(voting.model.members) == 3
+    probabilities = [predict(m, data.x_test).softmax(1) for m in (first, first, noisy.model)]
+    torch.testing.assert_close(predict(voting.model, data.x_test).softmax(1), sum(probabilities) / 3)
+    assert same(trained(data), first)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "reject", "said"),
+    [
+        ("confnb:no_such", None, "confnb:no_such, which a card names, cannot be called"),
+        ({"confnb:Smoothed": {"sigma": -1}}, None, "sigma must be positive"),
+        ({"a": {}, "b": {}}, None, "a card names a factory as"),
+        ({"math:sqrt": 3}, None, "a card names a factory as"),
+        ("builtins:repr", None, "made str of a network"),
+        (["digits/none"], None, "no network 'digits/none' ships"),
+        (None, "entropie", r"no reject rule 'entropie' \(did you mean entropy"),
+        (None, "builtins:id", "the reject rule"),
+        (None, {"confnb:OfLogits": {"no": 1}}, "confnb:OfLogits, which a card names, cannot be called"),
+    ],
+)
+def test_a_card_that_names_what_is_not_there_is_refused(zoo, data, wrapper, reject, said):
+    trained(data)
+    keep(weights_of(zoo.parent / "cache"), "digits/tiny", zoo, reject=reject, wrapper=wrapper)
+    with pytest.raises(ValueError, match=said):
+        load_entry("digits/tiny", "cpu")

@@ -39,7 +39,7 @@ from ..summaries import FalseAlarms, false_alarms
 def rule_from(
     reject: Any,  # what `reject_rule` takes
     model: nn.Module,  # that it goes with
-    data: Data,  # whose training part two of the names are fitted to
+    data: Data | None,  # whose training part two of the names are fitted to
     most: int = 2000,  # how many training images at most, of each class about the same share
 ) -> RejectRule:
     """Make the reject rule that goes with a model.
@@ -47,7 +47,7 @@ def rule_from(
     Raises UsageError: there is no such rule, it cannot be called, or the model has no hidden vectors to fit it to.
     """
     try:
-        if not isinstance(reject, str) or reject not in _FITTED:
+        if not isinstance(reject, str) or reject not in _FITTED or data is None:
             return reject_rule(reject)
         rows = stratified_order(data.y_train)[:most]
         return reject_rule(reject, model, data.x_train[rows].to(device_of(model)), data.y_train[rows])
