@@ -1,5 +1,8 @@
 # made from the notebooks
 from ._version import __version__ as __version__
+from .abstaining_kinds import NoiseGOODLoss as NoiseGOODLoss
+from .abstaining_kinds import Tempered as Tempered
+from .abstaining_kinds import fitted_temperature as fitted_temperature
 from .adapters import Adapted as Adapted
 from .adapters import draws_for_all as draws_for_all
 from .adapters import from_foolbox as from_foolbox
@@ -554,6 +557,7 @@ from .verdicts import publish_claims as publish_claims
 from .verdicts import share as share
 from .verdicts import told as told
 from .workshop.cluster import evaluate_sharded as evaluate_sharded
+from . import abstaining_kinds as abstaining_kinds
 from . import adapters as adapters
 from . import adaptive_rejection as adaptive_rejection
 from . import architectures as architectures

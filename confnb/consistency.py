@@ -6,7 +6,6 @@
 __all__ = ['Consistency', 'consistency_rule']
 
 # %% ../nbs/confidence/65_consistency.ipynb #8407bd10
-import functools
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from .objectives import Margin, TargetMargin
 from .reject_rules import RejectRule
 from .runtime import logits_of
 from .search import maximize
-from .sets import L2, Ball, as_ball
+from .sets import Ball, as_ball
 
 # %% ../nbs/confidence/65_consistency.ipynb #5dc7d931
 class Consistency(nn.Module):

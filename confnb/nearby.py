@@ -6,7 +6,6 @@
 __all__ = ['TopConfidence', 'NearbyLoss']
 
 # %% ../nbs/confidence/63_nearby.ipynb #4be7545d
-import math
 from dataclasses import dataclass, replace
 
 import torch
