@@ -24,21 +24,21 @@ class TopConfidence:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         return logits.log_softmax(1).amax(1)
 
-# %% ../nbs/confidence/63_nearby.ipynb #77cff84b
+# %% ../nbs/confidence/63_nearby.ipynb #5decfc0d
 @dataclass(frozen=True)
 class NearbyLoss:
     """Confident only nearby: adversarial training in a small ball, a uniform answer outside of it.
 
-    Raises ValueError: no steps, a ramp outside of [0, 1], a weight that is not positive, or a larger set that is none.
+    Raises ValueError: no steps, a ramp outside of [0, 1], a weight that is not positive, a larger set that is
+      none, or a gap outside of [0, 1).
 
     Source: the closing suggestion of Wu et al. (2018), section 5.
     """
 
     near: Linf | L2  # the set in which it is to be right
-    far: (
-        Linf | L2
-    )  # the set of the same kind in which it is to be unsure, as far as it is not in the small one
+    far: Linf | L2  # the larger set of the same kind, in which it is to be unsure
     weight: float = 1.0  # of the uniform answer
+    gap: float = 0.4  # the share of the way between the radii where nothing is asked, in [0, 1)
     steps: int = 7  # of either search, from a random start
     ramp: float = 0.0  # the part of the training, in [0, 1], in which both radii grow linearly from 0
 
@@ -46,6 +46,8 @@ class NearbyLoss:
         _check_search(self.steps, self.ramp, weight=self.weight)
         if type(self.near) is not type(self.far) or not self.near.eps < self.far.eps:
             raise ValueError(f"far must be a larger set of the same kind than {self.near}, not {self.far}")
+        if not 0 <= self.gap < 1:
+            raise ValueError(f"gap is a share of the way between the two radii, in [0, 1), not {self.gap}")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, progress: float
@@ -54,9 +56,9 @@ class NearbyLoss:
         if near is None or far is None:
             return F.cross_entropy(model(x), y)
         inside = training_points(model, CrossEntropy(y), x, near, rng, self.steps)
-        radius = near.eps + (far.eps - near.eps) * (1 - torch.rand(len(x), generator=rng)).to(x)
-        wide = replace(far, eps=radius)
-        outside = training_points(model, TopConfidence(), x, wide, rng, self.steps)
+        share = self.gap + (1 - self.gap) * (1 - torch.rand(len(x), generator=rng)).to(x)
+        wide = replace(far, eps=near.eps + (far.eps - near.eps) * share)
+        outside = training_points(model, TopConfidence(), x, wide, rng, self.steps, keep="best")
         at, around = model(torch.cat([inside, outside])).chunk(2)
         unsure = -around.log_softmax(1).mean(1) * ~near.contains(outside, x)
         return F.cross_entropy(at, y) + self.weight * unsure.mean()

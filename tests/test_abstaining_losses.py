@@ -158,7 +158,7 @@ def test_the_points_of_ccat_lie_at_all_lengths():
 
 def test_nearby_is_adversarial_within_and_uniform_without(monkeypatch):
     calls = []
-    monkeypatch.setattr(nearby, "training_points", lambda *a: calls.append((a, training_points(*a))) or calls[-1][1])
+    monkeypatch.setattr(nearby, "training_points", lambda *a, **k: calls.append((a, training_points(*a, **k))) or calls[-1][1])
     model, (x, y) = Small().train(), toy()
     loss = NearbyLoss(Linf(0.02), Linf(0.2), 0.7, steps=3)
     value = loss(model, x, y, generator(0), 1.0)
@@ -166,7 +166,7 @@ def test_nearby_is_adversarial_within_and_uniform_without(monkeypatch):
     (first, _), (second, _) = calls
     assert first[3] == Linf(0.02) and isinstance(second[1], TopConfidence)
     radius = second[3].eps
-    assert radius.shape == y.shape and (radius > 0.02).all() and (radius <= 0.2).all() and len(radius.unique()) == len(y)
+    assert radius.shape == y.shape and (radius > 0.02 + 0.4 * 0.18).all() and (radius <= 0.2).all() and len(radius.unique()) == len(y)
     assert Linf(0.02).contains(inside, x).all() and Linf(radius).contains(outside, x).all()
     total = 0.0
     for i in range(len(x)):
@@ -178,7 +178,7 @@ def test_nearby_is_adversarial_within_and_uniform_without(monkeypatch):
 
 def test_points_within_the_small_ball_are_asked_for_nothing(monkeypatch):
     model, (x, y) = Small().train(), toy()
-    monkeypatch.setattr(nearby, "training_points", lambda model, objective, x, *a: x)
+    monkeypatch.setattr(nearby, "training_points", lambda model, objective, x, *a, **k: x)
     value = NearbyLoss(Linf(0.02), Linf(0.2))(model, x, y, generator(0), 1.0)
     torch.testing.assert_close(value, CrossEntropyLoss()(model, x, y, generator(0), 1.0))
 
@@ -366,6 +366,12 @@ def test_settings_that_cannot_be_are_refused(loss, change, said):
 def test_confident_nearby_needs_a_larger_set_of_the_same_kind(far):
     with pytest.raises(ValueError, match="far must be a larger set of the same kind"):
         NearbyLoss(Linf(0.02), far)
+
+
+@pytest.mark.parametrize("gap", [-0.1, 1.0])
+def test_a_gap_is_a_share_of_the_way(gap):
+    with pytest.raises(ValueError, match="gap is a share of the way"):
+        NearbyLoss(Linf(0.02), Linf(0.1), gap=gap)
 
 
 @EACH
