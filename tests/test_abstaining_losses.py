@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from confnb import calibrated_training, nearby, trades
+from confnb.abstaining_kinds import NoiseGOODLoss, Tempered, fitted_temperature
 from confnb.adaptive_rejection import adaptive_attack
 from confnb.calibrated_training import CCATLoss, fading_targets
+from confnb.certified_losses import GOODLoss
 from confnb.consistency import Consistency, consistency_rule
 from confnb.losses import Adversarial, CrossEntropyLoss, WithL2, from_words, in_words
 from confnb.models import build, logits_and_features, seeded
@@ -392,3 +394,50 @@ def test_a_head_says_nothing_of_examples_but_their_own():
     rule = RectifiedConfidence(nn.Linear(3, 1))
     logits, hidden = torch.randn(5, K), torch.randn(5, 3)
     torch.testing.assert_close(rule(logits, hidden)[2:3], rule(logits[2:3], hidden[2:3]))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
+def test_good_on_noise_is_good_with_the_noise_that_the_training_draws(progress):
+    model, (x, y), rng = build("model_a", (1, 9, 9), K, filters=2).train(), toy(), generator(3)
+    x = nn.functional.pad(x, (0, 1, 0, 1))
+    value = NoiseGOODLoss(Linf(0.05), 0.5, 0.8)(model, x, y, generator(3), progress)
+    good = GOODLoss(torch.rand(x.shape, generator=rng), Linf(0.05), 0.5, 0.8)
+    torch.testing.assert_close(value, good(model, x, y, rng, progress))
+    assert value != NoiseGOODLoss(Linf(0.05), 0.5, 0.8)(model, x, y, generator(4), progress)
+
+
+def test_good_on_noise_fits_a_card_and_refuses_what_good_refuses():
+    loss = NoiseGOODLoss(L2(0.5), share=0.9, schedule=(0.0, 0.5))
+    assert from_words(yaml.safe_load(yaml.safe_dump(in_words(loss)))) == loss
+    for change, said in ({"share": 0.0}, "share is"), ({"schedule": (0.6, 0.1)}, "schedule is"):
+        with pytest.raises(ValueError, match=said):
+            replace(loss, **change)
+
+
+@given(rows, st.floats(0.05, 20))
+@settings(deadline=None, max_examples=20)
+def test_a_temperature_changes_no_answer_and_divides_the_logits(seed, temperature):
+    with seeded(seed % 1000):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, K))
+    x = torch.rand(5, 1, 2, 2, generator=generator(seed))
+    torch.testing.assert_close(Tempered(model, temperature)(x), model(x) / temperature)
+    assert torch.equal(Tempered(model, temperature)(x).argmax(1), model(x).argmax(1))
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_the_temperature_that_answers_were_drawn_with_is_found(true):
+    with seeded(0):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, K))
+    nn.init.normal_(model[1].weight, std=3, generator=generator(1))
+    x = torch.rand(20_000, 1, 4, 4, generator=generator(2))
+    y = torch.multinomial((predict(model, x) / true).softmax(1), 1, generator=generator(3))[:, 0]
+    found = fitted_temperature(model, x, y)
+    assert found == pytest.approx(true, rel=0.1)
+    nll = lambda t: nn.functional.cross_entropy(predict(model, x).double() / t, y).item()  # noqa: E731
+    assert all(nll(found) <= nll(found * change) for change in (0.99, 1.01, 0.5, 2))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf])
+def test_a_temperature_is_positive(temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        Tempered(Small(), temperature)
