@@ -20,7 +20,6 @@ from confnb.consistency import Consistency, consistency_rule
 from confnb.losses import Adversarial, CrossEntropyLoss, WithL2, from_words, in_words
 from confnb.models import build, logits_and_features, seeded
 from confnb.nearby import NearbyLoss, TopConfidence
-from confnb.reject_rules import rule_scores
 from confnb.rectified import (
     RectifiedConfidence,
     RectifiedLoss,
@@ -28,6 +27,7 @@ from confnb.rectified import (
     rectified_network,
     rectified_rule,
 )
+from confnb.reject_rules import rule_scores
 from confnb.rule_probes import probe_rule
 from confnb.runtime import generator, predict
 from confnb.sets import L2, Linf
@@ -385,7 +385,7 @@ def test_a_network_learns_by_each_loss(loss):
 
 
 def test_training_leaves_no_gradient_in_the_points():
-    model, (x, y) = Small(), toy()
+    model, x = Small(), toy()[0]
     z = training_points(model, TopConfidence(), x, Linf(0.1), generator(0), 2)
     assert not z.requires_grad and Linf(0.1).contains(z, x).all() and z.dtype == torch.float32
 
