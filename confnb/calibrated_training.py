@@ -24,7 +24,7 @@ def fading_targets(
     y: Tensor,  # labels (N,)
     classes: int,  # the number of classes K
     distance: Tensor,  # of each point from its image (N,)
-    eps: float,  # the distance at which nothing is left of the label
+    eps: float | Tensor,  # the distance at which nothing is left of the label
     rho: float = 10.0,  # how fast it fades
 ) -> Tensor:  # distributions (N, K)
     """Mix each one-hot label with the uniform distribution by the distance that a point was moved.

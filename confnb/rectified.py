@@ -106,11 +106,11 @@ class RectifiedLoss:
 # %% ../nbs/confidence/64_rectified.ipynb #54d0b20a
 def _head(model: nn.Module) -> nn.Module:
     "The head of a network that has one"
-    if not isinstance(getattr(model, "head", None), nn.Module):
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Module):
         raise ValueError(
             f"a {type(model).__name__} has no head to rectify its confidence; build it by rectified_network"
         )
-    head: nn.Module = model.head
     return head
 
 # %% ../nbs/confidence/64_rectified.ipynb #0f4fccbf

@@ -50,7 +50,13 @@ def training_points(
 ) -> Tensor:  # (N, C, H, W)
     """Climb an objective around each image of a batch, and give the last points, without a gradient."""
     seed = int(torch.randint(2**31, (), generator=rng))
-    settings = {"seed": seed, "keep": "last", "autocast": "auto", "rescore": False, "batch_size": len(x)}
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "keep": "last",
+        "autocast": "auto",
+        "rescore": False,
+        "batch_size": len(x),
+    }
     return maximize(model, objective, x, ball, steps, **(settings | climb)).x
 
 # %% ../nbs/confidence/61_trades.ipynb #8d3da9ba

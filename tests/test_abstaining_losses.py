@@ -17,9 +17,12 @@ from confnb.adaptive_rejection import adaptive_attack
 from confnb.calibrated_training import CCATLoss, fading_targets
 from confnb.certified_losses import GOODLoss
 from confnb.consistency import Consistency, consistency_rule
+from confnb.data import load_data
+from confnb.evaluation.zoo import load_entry
 from confnb.losses import Adversarial, CrossEntropyLoss, WithL2, from_words, in_words
 from confnb.models import build, logits_and_features, seeded
 from confnb.nearby import NearbyLoss, TopConfidence
+from confnb.networks import WEIGHTS, zoo_folders
 from confnb.rectified import (
     RectifiedConfidence,
     RectifiedLoss,
@@ -441,3 +444,39 @@ def test_the_temperature_that_answers_were_drawn_with_is_found(true):
 def test_a_temperature_is_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
         Tempered(Small(), temperature)
+
+
+SHIP = {  # what ships beside the papers' networks on digits: its rule, and what it answers as
+    "ccat-linf.2": ("confidence", "Sequential"),
+    "crown-ibp-linf.1": ("confidence", "Sequential"),
+    "good-noise": ("confidence", "Sequential"),
+    "interval-linf.1": ("confidence", "Sequential"),
+    "nearby-linf.03": ("confidence", "Sequential"),
+    "pgd-cpr": ("consistency", "Sequential"),
+    "pgd-shell": ("confidence", "Unrolled"),
+    "rce": ("kdensity", "ReverseLogits"),
+    "rectified-linf.2": ("rectified confidence", "WithHead"),
+    "regularised-smoothed": ("confidence", "Smoothed"),
+    "robust-ensemble": ("confidence", "Ensemble"),
+    "smoothed": ("confidence", "Sequential"),
+    "trades-cpr": ("consistency", "Sequential"),
+    "trades-linf.2": ("confidence", "Sequential"),
+    "undefended-tempered": ("confidence", "Tempered"),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits")
+
+
+@pytest.mark.parametrize("name", SHIP)
+def test_a_model_that_may_abstain_ships_as_what_it_is(name, digits):
+    entry, folder = load_entry(f"digits/{name}", "cpu", digits), zoo_folders()[f"digits/{name}"]
+    assert (entry.rule.name, type(entry.model).__name__) == SHIP[name]
+    x, y = digits.x_test[:60], digits.y_test[:60]
+    scores = rule_scores(entry.model, entry.rule, x)
+    assert scores.isfinite().all() and len(scores.unique()) > 20
+    right = predict(entry.model, x).argmax(1) == y
+    assert abs(right.float().mean() - entry.card.accuracy) < 0.1 and right.float().mean() > 0.8
+    assert not (folder / WEIGHTS).exists() or (folder / WEIGHTS).stat().st_size < 150_000
