@@ -1,5 +1,8 @@
 # made from the notebooks
 from ._version import __version__ as __version__
+from .abstaining_kinds import NoiseGOODLoss as NoiseGOODLoss
+from .abstaining_kinds import Tempered as Tempered
+from .abstaining_kinds import fitted_temperature as fitted_temperature
 from .adapters import Adapted as Adapted
 from .adapters import draws_for_all as draws_for_all
 from .adapters import from_foolbox as from_foolbox
@@ -65,6 +68,8 @@ from .borrowing import usual_defaults as usual_defaults
 from .cache import cache_dir as cache_dir
 from .cache import not_remembered as not_remembered
 from .cache import remember as remember
+from .calibrated_training import CCATLoss as CCATLoss
+from .calibrated_training import fading_targets as fading_targets
 from .certificates import ConfidenceBounds as ConfidenceBounds
 from .certificates import LinearBounds as LinearBounds
 from .certificates import Method as Method
@@ -89,6 +94,8 @@ from .checks import check_seed as check_seed
 from .checks import check_values as check_values
 from .checks import check_whole as check_whole
 from .checks import label_tensor as label_tensor
+from .consistency import Consistency as Consistency
+from .consistency import consistency_rule as consistency_rule
 from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import Corruptions as Corruptions
 from .corruptions import corrupt as corrupt
@@ -296,6 +303,8 @@ from .models import logits_and_features as logits_and_features
 from .models import outputs as outputs
 from .models import save_weights as save_weights
 from .models import seeded as seeded
+from .nearby import NearbyLoss as NearbyLoss
+from .nearby import TopConfidence as TopConfidence
 from .nearest import CarliniWagner as CarliniWagner
 from .nearest import SEARCH_C as SEARCH_C
 from .nearest import SearchC as SearchC
@@ -371,6 +380,12 @@ from .quantization import quantized_network as quantized_network
 from .quantization import zero_gradients as zero_gradients
 from .random_search import SquareRule as SquareRule
 from .random_search import square as square
+from .rectified import RectifiedConfidence as RectifiedConfidence
+from .rectified import RectifiedLoss as RectifiedLoss
+from .rectified import WithHead as WithHead
+from .rectified import rectified_cross_entropy as rectified_cross_entropy
+from .rectified import rectified_network as rectified_network
+from .rectified import rectified_rule as rectified_rule
 from .reject_rules import DETECTORS as DETECTORS
 from .reject_rules import NAMED as NAMED
 from .reject_rules import NeighbourVote as NeighbourVote
@@ -515,6 +530,11 @@ from .topics.shells import places as places
 from .topics.shells import shell_start as shell_start
 from .topics.shells import surrogate_attack as surrogate_attack
 from .topics.shells import transfer_attack as transfer_attack
+from .trades import Divergence as Divergence
+from .trades import TRADESLoss as TRADESLoss
+from .trades import ramped as ramped
+from .trades import trades_objective as trades_objective
+from .trades import training_points as training_points
 from .training import Recipe as Recipe
 from .training import Watch as Watch
 from .training import accuracy as accuracy
@@ -547,6 +567,7 @@ from .verdicts import publish_claims as publish_claims
 from .verdicts import share as share
 from .verdicts import told as told
 from .workshop.cluster import evaluate_sharded as evaluate_sharded
+from . import abstaining_kinds as abstaining_kinds
 from . import adapters as adapters
 from . import adaptive_rejection as adaptive_rejection
 from . import architectures as architectures
@@ -556,10 +577,12 @@ from . import basics as basics
 from . import borrowing as borrowing
 from . import budgets as budgets
 from . import cache as cache
+from . import calibrated_training as calibrated_training
 from . import certificates as certificates
 from . import certified_losses as certified_losses
 from . import checkpoints as checkpoints
 from . import checks as checks
+from . import consistency as consistency
 from . import corruptions as corruptions
 from . import data as data
 from . import detector_attacks as detector_attacks
@@ -579,6 +602,7 @@ from . import linear_bounds as linear_bounds
 from . import losses as losses
 from . import maxconfidence as maxconfidence
 from . import models as models
+from . import nearby as nearby
 from . import nearest as nearest
 from . import neighbours as neighbours
 from . import networks as networks
@@ -589,6 +613,7 @@ from . import pieces as pieces
 from . import plots as plots
 from . import quantization as quantization
 from . import random_search as random_search
+from . import rectified as rectified
 from . import reject_rules as reject_rules
 from . import rejection_routes as rejection_routes
 from . import remembered_attacks as remembered_attacks
@@ -606,6 +631,7 @@ from . import summaries as summaries
 from . import tables as tables
 from . import three_outcomes as three_outcomes
 from . import topics as topics
+from . import trades as trades
 from . import training as training
 from . import transforms as transforms
 from . import unions as unions
