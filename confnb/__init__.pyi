@@ -120,6 +120,13 @@ from .ensembles import Averaged as Averaged
 from .ensembles import Ensemble as Ensemble
 from .ensembles import confidence_over_draws as confidence_over_draws
 from .ensembles import transfer as transfer
+from .evaluation.board_entries import BoardEntry as BoardEntry
+from .evaluation.board_entries import FACTORY as FACTORY
+from .evaluation.board_entries import board_entry as board_entry
+from .evaluation.board_entries import check_entry as check_entry
+from .evaluation.board_entries import forward_passes as forward_passes
+from .evaluation.board_entries import read_submission_card as read_submission_card
+from .evaluation.board_entries import submission as submission
 from .evaluation.broken import Broken as Broken
 from .evaluation.broken import KWinners as KWinners
 from .evaluation.broken import broken_defences as broken_defences
