@@ -127,6 +127,16 @@ from .evaluation.board_entries import check_entry as check_entry
 from .evaluation.board_entries import forward_passes as forward_passes
 from .evaluation.board_entries import read_submission_card as read_submission_card
 from .evaluation.board_entries import submission as submission
+from .evaluation.board_tables import BoardOptions as BoardOptions
+from .evaluation.board_tables import Judged as Judged
+from .evaluation.board_tables import THREATS as THREATS
+from .evaluation.board_tables import board_options as board_options
+from .evaluation.board_tables import board_row as board_row
+from .evaluation.board_tables import judge as judge
+from .evaluation.board_tables import load_judged as load_judged
+from .evaluation.board_tables import most_accepted as most_accepted
+from .evaluation.board_tables import ranked as ranked
+from .evaluation.board_tables import save_judged as save_judged
 from .evaluation.broken import Broken as Broken
 from .evaluation.broken import KWinners as KWinners
 from .evaluation.broken import broken_defences as broken_defences
