@@ -120,6 +120,10 @@ from .ensembles import Averaged as Averaged
 from .ensembles import Ensemble as Ensemble
 from .ensembles import confidence_over_draws as confidence_over_draws
 from .ensembles import transfer as transfer
+from .evaluation.board import Board as Board
+from .evaluation.board import board as board
+from .evaluation.board import judge_named as judge_named
+from .evaluation.board import write_board as write_board
 from .evaluation.board_entries import BoardEntry as BoardEntry
 from .evaluation.board_entries import FACTORY as FACTORY
 from .evaluation.board_entries import board_entry as board_entry
@@ -127,6 +131,11 @@ from .evaluation.board_entries import check_entry as check_entry
 from .evaluation.board_entries import forward_passes as forward_passes
 from .evaluation.board_entries import read_submission_card as read_submission_card
 from .evaluation.board_entries import submission as submission
+from .evaluation.board_page import board_figure as board_figure
+from .evaluation.board_page import board_html as board_html
+from .evaluation.board_page import board_sentences as board_sentences
+from .evaluation.board_page import board_table as board_table
+from .evaluation.board_page import mistakes_figure as mistakes_figure
 from .evaluation.board_tables import BoardOptions as BoardOptions
 from .evaluation.board_tables import Judged as Judged
 from .evaluation.board_tables import THREATS as THREATS

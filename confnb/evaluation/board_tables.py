@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..adaptive_rejection import KNOWS
+from ..adaptive_rejection import KNOWS, UNAWARE
 from ..basics import UsageError, with_defaults
 
 from ..cache import not_remembered, remember
@@ -95,11 +95,10 @@ class Judged:
     sound: bool  # whether the evaluation passed its own tests
     verdict: str  # the sentence of the gate
     how: dict[str, Any]  # of `board_options`
-    # `index attack label prediction score`, where attack is held, clean, ball, union or certificate
+    # `index attack label prediction score`, where attack is held, clean, unaware, ball, union or certificate
     examples: pd.DataFrame
     images: Tensor  # clean images, then the most confident mistakes found for them (2 M, C, H, W)
     said: pd.DataFrame  # of these images: `label prediction score`, in their order
-    attacker: str = "knows the rule"
 
     def rows(self, attack: str) -> pd.DataFrame:
         """Pick the rows of one attack; none where it was not run."""
@@ -142,8 +141,9 @@ def _of_rule(
         "clean": parts["x_held"],
     }
     more = attack_with_rule(entry.model, first.rule, x, y, parts["x_held"], ball, effort.steps, **spent)
-    rows = first.table[first.table.attack == "clean"], first.table[first.table.attack == KNOWS]
-    return {"held": held, "clean": rows[0], "ball": rows[1], "union": more.table[more.table.attack == KNOWS]}
+    by = {name: rows for name, rows in first.table.groupby("attack")}
+    found = {"held": held, "clean": by["clean"], "unaware": by[UNAWARE], "ball": by[KNOWS]}
+    return found | {"union": more.table[more.table.attack == KNOWS]}
 
 # %% ../../nbs/evaluation/81_board_tables.ipynb #aaab6fec
 def _certified(entry: BoardEntry, parts: Mapping[str, Any], ball: Ball) -> pd.DataFrame | None:
@@ -208,8 +208,9 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
     parts = _tables(entry.model, data, ball, attacks, {}, asked)
     checks = _asked(entry.model, data, ball, parts, [], effort)["checks"]
     found = (_of_confidence if entry.rule is None else _of_rule)(entry, parts, union, asked)
-    for name, also in ("ball", ["clean"]), ("union", ["clean", "ball"]):
-        found[name] = most_accepted(pd.concat([*(found[a] for a in also), found[name]]))
+    for name, also in ("unaware", ["clean"]), ("ball", ["clean"]), ("union", ["clean", "ball"]):
+        if name in found:
+            found[name] = most_accepted(pd.concat([*(found[a] for a in also), found[name]]))
     if (bounds := _certified(entry, parts, ball)) is not None:
         found["certificate"] = bounds
     gate, some = gate_of(checks), parts["x"][:4]
@@ -248,8 +249,9 @@ def board_row(
 ) -> dict[str, Any]:
     """Compute the numbers of an entry.
 
-    Keys: name, rule, passes, sound, images; `right`, `failure` (with `low` and `high`), `union` and `turned away` at 95,
-    98 and 99 %; `kept`, `abstained` and `wrong` under attack at 95 %; the AUGRC clean, attacked and certified.
+    Keys: name, rule, passes, sound, images, accuracy; `right`, `failure` (with `low` and `high`) and `union` at 95, 98 and
+    99 %; at 95 % `unaware`, of an attacker who does not know the rule (NaN where there is none), and `kept`, `abstained`
+    and `wrong` under attack; the AUGRC clean, attacked and certified.
     """
     held, clean = found.rows("held"), found.rows("clean")
     good, n = (held.prediction == held.label).to_numpy(), len(clean)
@@ -271,10 +273,11 @@ def board_row(
             f"low {at}": low,
             f"high {at}": high,
         }
-        row |= {f"union {at}": wider.mean(), f"turned away {at}": float((clean.score <= t).mean())}
+        row |= {f"union {at}": wider.mean()}
         if share == SHARES[0]:
             kept = float((right & ~wrong).mean())
             row |= {"kept": kept, "wrong": float(wrong.mean()), "abstained": 1 - kept - float(wrong.mean())}
+            row["unaware 95"] = _accepted(found.rows("unaware"), t).mean()
     return row | _areas(found)
 
 
