@@ -110,11 +110,7 @@ def board(
 
 # %% ../../nbs/evaluation/83_board.ipynb #38c63aed
 def _judged_all(
-    names: list[str],
-    data: str,
-    how: dict[str, Any],
-    submit: Callable[..., Future] | None,
-    say: Callable[[str], None],
+    names: list[str], data: str, how: Any, submit: Callable[..., Future] | None, say: Callable[[str], None]
 ) -> tuple[list[Judged], dict[str, str]]:
     "What was found out about each entry, and who is left out and why"
     found: dict[str, Judged] = {}
@@ -132,9 +128,7 @@ def _judged_all(
     return [found[n] for n in names if n in found], {n: left_out[n] for n in names if n in left_out}
 
 
-def _each_result(
-    names: list[str], data: str, how: dict[str, Any], submit: Callable[..., Future] | None
-) -> Any:
+def _each_result(names: list[str], data: str, how: Any, submit: Callable[..., Future] | None) -> Any:
     "Pairs of a name and a function that gives the result or raises"
     if submit is None:
         for name in names:

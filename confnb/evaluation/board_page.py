@@ -73,7 +73,7 @@ def _of_knowing(table: pd.DataFrame) -> str:
 # %% ../../nbs/evaluation/82_board_page.ipynb #0f04e39f
 def _of_cost(table: pd.DataFrame) -> str:
     "What the rules cost in right answers and in passes"
-    best = table.loc[table["right 95"].idxmax()]
+    best: Any = table.loc[table["right 95"].idxmax()]
     told = [
         f"{_short(r['name'])} {_percent(r['right 95'])}"
         + (f" at {r['passes']:.3g} passes" if r["passes"] > 1.05 else "")
@@ -120,7 +120,11 @@ def board_figure(
         {a: success_fail(ranked(one, "clean"), ranked(one, a)) for a in ("ball", "union")} for one in found
     ]
     rows, columns = -(-len(found) // columns), min(columns, len(found))
-    size = {"figsize": (2.3 * columns + 0.4, 2.1 * rows + 0.4), "squeeze": False, "layout": "constrained"}
+    size: Any = {
+        "figsize": (2.3 * columns + 0.4, 2.1 * rows + 0.4),
+        "squeeze": False,
+        "layout": "constrained",
+    }
     fig, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **size)
     for ax in axes.flat[len(found) :]:
         ax.set_axis_off()
@@ -236,9 +240,9 @@ def board_html(
     table, by = board_table(found), {one.name: one for one in found}
     rows = []
     with plt.rc_context(STYLE):
-        for row in table.to_dict("records"):
+        for row in map(dict[str, Any], table.to_dict("records")):
             one = by[row["name"]]
-            said = {
+            said: dict[str, Any] = {
                 "id": re.sub(r"\W+", "-", one.name),
                 "short": _short(one.name),
                 "about": one.about,

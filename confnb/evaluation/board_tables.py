@@ -240,8 +240,8 @@ def load_judged(
     with safe_open(path, "pt") as f:
         said = json.loads(f.metadata()["judged"])
         images = f.get_tensor("images")
-    tables = {name: pd.DataFrame(said.pop(name)) for name in ("examples", "said")}
-    return Judged(**said, images=images, **tables)
+    said |= {name: pd.DataFrame(said[name]) for name in ("examples", "said")}
+    return Judged(**said, images=images)
 
 # %% ../../nbs/evaluation/81_board_tables.ipynb #e2c849b3
 def board_row(

@@ -165,7 +165,7 @@ def _workers(count: int, ray: str | None) -> Iterator[Any]:
     elif count == 1:
         yield None
     else:
-        given = {
+        given: Any = {
             "mp_context": get_context("spawn"),
             "initializer": _alone_on,
             "initargs": (means.threads or 1,),
