@@ -50,7 +50,6 @@ def fingerprint(
     datetime.date,
     datetime.timedelta,
     collections.deque,
-    type(collections.namedtuple("_", "field").field),  # type: ignore[attr-defined]  # a field of named tuples
 )
 def _taken_apart(walk: _Walk, thing: Any) -> None:
     walk.say(type(thing).__name__, getattr(thing, "maxlen", ""))
