@@ -240,7 +240,7 @@ def board_html(
     table, by = board_table(found), {one.name: one for one in found}
     rows = []
     with plt.rc_context(STYLE):
-        for row in map(dict[str, Any], table.to_dict("records")):
+        for row in ({str(k): v for k, v in r.items()} for r in table.to_dict("records")):
             one = by[row["name"]]
             said: dict[str, Any] = {
                 "id": re.sub(r"\W+", "-", one.name),

@@ -7,6 +7,8 @@ __all__ = ['THREATS', 'BoardOptions', 'board_options', 'Judged', 'most_accepted'
            'board_row', 'ranked']
 
 # %% ../../nbs/evaluation/81_board_tables.ipynb #39611f82
+import functools
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ..adaptive_rejection import KNOWS, UNAWARE
-from ..basics import UsageError, with_defaults
+from ..basics import PACKAGE, UsageError, with_defaults
 
 from ..cache import not_remembered, remember
 from ..certificates import certify
@@ -39,7 +41,7 @@ from .threats import check_threat, threat_from
 from .trust import effort_of
 from ..identity import Unidentified
 from ..images import Data
-from ..keys import fingerprint
+from ..keys import fingerprint, syntax_of
 from ..selective import choose_threshold
 from ..sets import Ball
 from ..statistics import binomial_interval
@@ -174,6 +176,16 @@ def _pictures(
         drop=True
     )
 
+# %% ../../nbs/evaluation/81_board_tables.ipynb #30f37950
+@functools.cache
+def _library() -> str:
+    "Hash the code of confnb, comments and docstrings aside; the workshop and the pages have no hand in a number"
+    files = [
+        p for p in sorted(PACKAGE.rglob("*.py")) if "workshop" not in p.parts and not p.stem.endswith("_page")
+    ]
+    trees = (f"{p.relative_to(PACKAGE)} {syntax_of(p.read_text(encoding='utf-8'))}" for p in files)
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
 # %% ../../nbs/evaluation/81_board_tables.ipynb #b2855120
 def judge(
     entry: BoardEntry,  # of `board_entry`
@@ -188,7 +200,7 @@ def judge(
     try:
         given = (data.x_test, data.y_test, data.x_val, data.y_val)
         key = fingerprint(
-            _judged, entry.model, entry.rule, entry.network, entry.name, entry.about, *given, how
+            _library(), entry.model, entry.rule, entry.network, entry.name, entry.about, *given, how
         )
     except Unidentified as e:
         not_remembered("entry of the board", e)
