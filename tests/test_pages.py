@@ -126,7 +126,7 @@ def test_figures_and_tables_bear_their_captions():
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(text, "html.parser")
-    assert [img["alt"] for img in soup("img")] == ["mc-F1. At epsilon & a.", "The paper's first picture, in short:"]
+    assert [img["alt"] for img in soup("img")] == ["mc-F1. At epsilon & a.", "The paper's first picture, in short"]
     assert soup.figure.figcaption.get_text().startswith("mc-F1. At ϵ") and soup.table.caption.get_text() == "mc-T1. Of two models."
     assert [[td.get_text() for td in row("td")] for row in soup("tr")[1:]] == [["a", "0.5"], ["b", ""]] and not soup.table("th", string="0")
     assert text.count("mc-F1") == 2 and text.count("mc-T1") == 1 and "NaN" not in text and "<Figure" not in text

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import PACKAGE, template
-from .markdown import inline
-from .site import title_of
+from .markdown import inline, title_of
 
 # %% ../../nbs/workshop/82_gallery.ipynb #151687ad
 @dataclass(frozen=True)
