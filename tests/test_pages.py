@@ -181,6 +181,22 @@ def test_captions_are_escaped_and_tables_shown(tmp_path):
     assert "a &lt;b&gt; &amp;" in text and "<b>" not in text and "<td>0.1235</td>" in text
 
 
+def test_the_gallery_has_thumbnails_a_jump_list_and_tables_as_they_were_published(tmp_path):
+    told, out = small_run(tmp_path)
+    (out / "figures/man-T1.html").write_text(pd.DataFrame({"model": ["a"], "q": [float("nan")]}).to_html())
+    told["identifiers"]["man-T1"]["files"]["html"] = {"path": "figures/man-T1.html"}
+    told["topics"]["separation"]["different"] = {"points": [3, 10000]}
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(gallery.gallery_page(told, out), "html.parser")
+    links = [a["href"] for a in soup.nav("a")]
+    assert links[0] == "#separation" and {"#hcnn-T1", "#man-T1"} <= set(links) and all(soup.find(id=a[1:]) for a in links)
+    assert [img["src"] for img in soup.nav("img")] == [told["identifiers"]["hcnn-T1"]["files"]["svg"]["path"]]
+    card = soup.find(id="man-T1")
+    assert not card("img") and [td.get_text() for td in card.table("td")] == ["a", ""]
+    assert len(soup.select(".departures")) == 1 and "points 3 (not 10000)" in soup.select_one(".departures").get_text()
+
+
 def small_run(root, caption="what is shown"):
     """(manifest, folder) of a run of separation that was never executed: one wide figure, one wide table."""
     root = project(root)
@@ -232,9 +248,9 @@ def broken(folder):
 
 @pytest.mark.slow
 def test_pages_of_this_repository(offline):
-    """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
+    """Every stored notebook becomes a page beside the sample report, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(made) == 1 + len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style|annotation)\b.*?</\1>", "", page.read_text())

@@ -273,7 +273,8 @@ def _made(root: Path) -> dict[str, str]:
     notebooks[front] = nbformat.v4.new_notebook(cells=[*cells, listed])
     address = {p: p.relative_to(nbs).with_suffix(".html").as_posix() for p in notebooks}
     web = _web(root)
-    return {
+    whole = {p.relative_to(nbs).as_posix(): p.read_text(encoding="utf-8") for p in nbs.glob("sample/*.html")}
+    return whole | {
         a: _page_at(p, notebooks, address, f"{web}/{p.relative_to(nbs).as_posix()}")
         for p, a in address.items()
     }
