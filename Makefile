@@ -7,7 +7,7 @@ JOBS ?= 2
 CASES ?= 15000
 export MPLBACKEND ?= agg
 
-.PHONY: figures test slow soak setup in-step notebooks reference pages preview-offline docs bench fuzz coverage clean
+.PHONY: figures test check slow soak setup in-step notebooks reference sample pages preview-offline docs bench fuzz coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
@@ -15,6 +15,10 @@ figures: setup
 test: setup in-step notebooks
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
+
+# what one runs at every save, under 40 seconds: lint, types, and the tests that touch what has changed
+check: setup
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m confnb.workshop.check
 
 # the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page
 slow: setup
@@ -48,6 +52,11 @@ reference: setup
 	env -u MPLBACKEND $(BIN)/papermill --log-level ERROR --no-progress-bar nbs/foundations/21_search.ipynb runs/mnist/notebooks/21_search.ipynb -f nbs/profiles/mnist.yaml
 	$(BIN)/confnb store runs/mnist
 	$(BIN)/python -m confnb.workshop.in_step --write
+
+# the report that the site shows as a sample, of a network that ships with the library
+sample: setup
+	$(BIN)/confnb evaluate --model confnb.architectures:model_a --option filters=16 --weights confnb/zoo/digits/pgd-linf.2/model.safetensors --data digits --threat linf:0.1 --points 100 --out runs/sample
+	mkdir -p nbs/sample && cp runs/sample/index.html nbs/sample/report.html
 
 # every notebook as it is stored, as pages that need neither Quarto nor a network
 preview-offline pages: setup

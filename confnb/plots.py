@@ -186,7 +186,8 @@ def publish(
     shown: Any,  # a matplotlib figure, or a DataFrame for a table
     data: pd.DataFrame,  # the numbers behind it
     caption: str,  # one or two sentences that name data, model and budget
-    out: str | Path = "",  # the folder for ID.png, ID.svg, ID.csv and ID.json; "" writes nothing
+    out: str
+    | Path = "",  # the folder for ID.png, ID.svg, ID.csv, ID.json, a table's ID.html; "" writes nothing
 ) -> Published:
     """Show a table or figure in the notebook with its caption, and keep its files where `out` is given.
 
@@ -198,6 +199,8 @@ def publish(
     _show(shown, f"**{identifier}.** {caption}")
     figure = table_figure(shown) if kind == "table" else shown
     files = _write(identifier, figure, data, Path(out)) if out else {}
+    if out and kind == "table":
+        files |= _write_html(identifier, shown, Path(out))
     what = Published(identifier, kind, caption, files)
     if out:
         with write_whole(Path(out) / f"{identifier}.json") as f:
@@ -233,6 +236,14 @@ def _write(identifier: str, figure: Any, data: pd.DataFrame, out: Path) -> dict[
     with write_whole(out / files["csv"]) as f:
         data.to_csv(f, index=False)
     return files
+
+
+def _write_html(identifier: str, table: pd.DataFrame, out: Path) -> dict[str, str]:
+    "Write a table as it is shown, for pages that hold many"
+    named = table.index.name is not None or table.index.nlevels > 1
+    with write_whole(out / f"{identifier}.html") as f:
+        f.write_text(table.to_html(index=named, border=0, na_rep=""), encoding="utf-8")
+    return {"html": f"{identifier}.html"}
 
 # %% ../nbs/foundations/35_plots.ipynb #4f70720c
 def _close(figure: Any) -> None:

@@ -14,7 +14,7 @@ from projects import project
 from confnb import basics
 from confnb.basics import UsageError
 from confnb.evaluation import report_tables, reporting, specs
-from confnb.workshop import cli, gallery, parameters, plans, sweeps
+from confnb.workshop import cli, gallery, parameters, plans, staleness, sweeps, topic_keys
 
 
 @pytest.fixture
@@ -109,6 +109,38 @@ def test_list_has_every_identifier(home, capsys, monkeypatch):
     built = {line.split()[0] for line in lines if "(not built)" not in line}
     assert built == {i.id for i in gallery.IDENTIFIERS if i.topic in ("separation", "maxconfidence")}
     assert len(built) == 8
+
+
+def test_list_takes_topics_and_tells_their_parameters(home, capsys, monkeypatch):
+    status, out, _ = command(capsys, monkeypatch, "list", "separation")
+    assert status == 0 and {line.split()[0] for line in out.splitlines()} == {i.id for i in gallery.IDENTIFIERS if i.topic == "separation"}
+    status, out, _ = command(capsys, monkeypatch, "list", "30_maxconfidence", "--parameters")
+    assert status == 0 and out.splitlines()[0] == "# maxconfidence"
+    scope = {}
+    exec(out, scope)
+    assert parameters.parameters_of(home / "nbs/topics/30_maxconfidence.ipynb").items() <= scope.items()
+    status, out, err = command(capsys, monkeypatch, "list", "seperation")
+    assert (status, out) == (2, "") and "did you mean separation?" in err
+
+
+def test_a_dry_run_tells_what_would_run_and_the_time_it_took(home, capsys, monkeypatch):
+    status, out, err = command(capsys, monkeypatch, "reproduce", "separation", "--dry-run", "--out", "new")
+    assert status == 0 and "separation" in out and "runs: it was not finished before; never finished here" in out
+    assert "'later'" in err and not (home / "new").exists() and not (home / "runs").exists()
+    one = plans.plan(home, ["separation"], out=home / "runs/before")
+    (one.folder / "figures").mkdir(parents=True)
+    for folder, text in ("notebooks", "{}"), ("pages", ""), ("logs", ""), ("done", ""):
+        (one.folder / folder).mkdir()
+        (one.folder / folder / f"{one.topics[0].stem}.{'ipynb' if folder == 'notebooks' else 'x'}").write_text(text)
+    staleness._write_stamp(one, staleness.TopicResult(one.topics[0], 65.0, None, {}, []), topic_keys.key_of(one, one.topics[0]))
+    status, out, _ = command(capsys, monkeypatch, "reproduce", "separation", "--dry-run", "--out", "runs/before")
+    assert status == 0 and "finished, is not run; took 1:05" in out and "these took 0:00 in all; nothing" in out
+    status, out, _ = command(capsys, monkeypatch, "reproduce", "--dry-run", "--out", "runs/after", "-p", "steps=8")
+    assert "separation" in out and "took 1:05 in before" in out and "these took 1:05 in all, and 1 of which no time is known" in out
+    status, out, _ = command(capsys, monkeypatch, "reproduce", "--dry-run", "--sweep", "steps=1,2", "--out", "runs/many")
+    assert status == 0 and out.count("runs/many") >= 2 and not (home / "runs/many").exists()
+    status, out, err = command(capsys, monkeypatch, "reproduce", "--dry-run", "-p", "stesp=3")
+    assert (status, out) == (2, "") and "did you mean steps" in err
 
 
 def test_outside_a_checkout_says_clone(tmp_path, capsys, monkeypatch):

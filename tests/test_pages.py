@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import nbformat
+import pandas as pd
 import pytest
 from projects import PARAMETERS, PUBLISH, links_of, look, project, without_pictures, write_notebook
 
@@ -109,6 +110,63 @@ def test_outputs_are_shown_in_their_best_form():
     assert not re.search(r"\x1b|&lt;(Figure|Markdown)|rows|border=", text)
 
 
+def published(kind, data, caption):
+    """The outputs of a cell that published something."""
+    shown = nbformat.v4.new_output("display_data", {kind: data, "text/plain": "<Figure size 5x5>"})
+    return [shown, nbformat.v4.new_output("display_data", {"text/markdown": caption, "text/plain": "<Markdown>"})]
+
+
+def test_figures_and_tables_bear_their_captions():
+    frame = pd.DataFrame({"model": ["a", "b"], "AWPR": [0.5, float("nan")]})
+    nb = notebook(("The paper's *first* picture, in short:", "markdown"), ("fig = 1", "code"), ("x", "code"), ("y", "code"))
+    nb.cells[1].outputs = published("image/png", "iVBORw0K", "**mc-F1.** At $\\epsilon$ & `a`.")
+    nb.cells[2].outputs = published("text/html", frame.to_html(), "**mc-T1.** Of two models.")
+    nb.cells[3].outputs = published("image/png", "iVBORw0K", "")[:1]
+    text = site_module.page(nb, Path("."), {}).split("</style>")[1]
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(text, "html.parser")
+    assert [img["alt"] for img in soup("img")] == ["mc-F1. At epsilon & a.", "The paper's first picture, in short"]
+    assert soup.figure.figcaption.get_text().startswith("mc-F1. At ϵ") and soup.table.caption.get_text() == "mc-T1. Of two models."
+    assert [[td.get_text() for td in row("td")] for row in soup("tr")[1:]] == [["a", "0.5"], ["b", ""]] and not soup.table("th", string="0")
+    assert text.count("mc-F1") == 2 and text.count("mc-T1") == 1 and "NaN" not in text and "<Figure" not in text
+
+
+@pytest.mark.parametrize("index, heads", [(None, ["", "a"]), (pd.Index([0, 1], name="n"), ["", "a", "n", ""]), ([0, 2], ["", "a"]), (["r", "s"], ["", "a"])])
+def test_only_plain_row_numbers_are_taken_out(index, heads):
+    frame = pd.DataFrame({"a": [1, 2]}, index=index)
+    heads = heads[1:] if index is None else heads
+    assert re.findall(r"<th>(\w?)</th>", markdown.tidy_table(frame.to_html()).split("</thead>")[0]) == heads
+
+
+def test_printed_sentences_are_text():
+    said = "Of 17 claims: 6 yes; the *shell* keeps 1 < 2 $ of them, which is more words than fit on one line of a page's column."
+    nb = notebook(("print()", "code"))
+    nb.cells[0].outputs = [nbformat.v4.new_output("stream", text=said + "\n")]
+    assert f"<p>{said.replace('<', '&lt;').replace(chr(39), '’')}</p>" in site_module.page(nb, Path("."), {})
+    assert markdown.prose(f"{said}\n{said}") == f"- {markdown.prose(said)}\n- {markdown.prose(said)}"
+    for columns in "name      value\n" + "long " * 30, "tensor([" + "1, " * 60, "short.", "":
+        assert markdown.prose(columns) == ""
+
+
+def test_pages_have_contents_and_a_way_on():
+    heads = notebook(("# T\n\n## One $x$\n\n### [In](a.ipynb) it\n\n## Two", "markdown"))
+    text = site_module.page(heads, Path("."), {}, beside=[("← before", "p.html"), ("after →", "n.html")])
+    assert '<li class="level3"><a href="#in-it">In it</a></li>' in text and text.count('<a href="n.html">after →</a>') == 2
+    assert "On this page" not in site_module.page(notebook(("# T\n\n## One", "markdown")), Path("."), {})
+
+
+def test_pages_follow_each_other_room_by_room(tmp_path):
+    root = project(tmp_path)
+    write_notebook(root / "nbs/how-to/use.ipynb", ("# Use\n\n> it", "markdown"))
+    write_notebook(root / "nbs/index.ipynb", ("# Front\n\n> page", "markdown"))
+    site_module.pages(root, root / "made")
+    text = (root / "made/how-to/use.html").read_text()
+    assert re.search(r'<a href="../topics/\w+.html">← [^<]+</a>', text) and "Use →" in (root / "made/topics").joinpath(
+        max(p.name for p in (root / "made/topics").iterdir())
+    ).read_text()
+
+
 def test_code_stays_as_it_is():
     source = "x = 1  # a <b> & <!--code 0--> [@nobody2000x] $x$\nlink = '<a href=\"a.ipynb\">'"
     text = site_module.page(notebook((source, "code"), ("```\n</div>\n```", "markdown")), Path("."), {})
@@ -121,6 +179,22 @@ def test_captions_are_escaped_and_tables_shown(tmp_path):
     told, out = small_run(tmp_path, caption="a <b> & 'c'")
     text = gallery.gallery_page(told, out)
     assert "a &lt;b&gt; &amp;" in text and "<b>" not in text and "<td>0.1235</td>" in text
+
+
+def test_the_gallery_has_thumbnails_a_jump_list_and_tables_as_they_were_published(tmp_path):
+    told, out = small_run(tmp_path)
+    (out / "figures/man-T1.html").write_text(pd.DataFrame({"model": ["a"], "q": [float("nan")]}).to_html())
+    told["identifiers"]["man-T1"]["files"]["html"] = {"path": "figures/man-T1.html"}
+    told["topics"]["separation"]["different"] = {"points": [3, 10000]}
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(gallery.gallery_page(told, out), "html.parser")
+    links = [a["href"] for a in soup.nav("a")]
+    assert links[0] == "#separation" and {"#hcnn-T1", "#man-T1"} <= set(links) and all(soup.find(id=a[1:]) for a in links)
+    assert [img["src"] for img in soup.nav("img")] == [told["identifiers"]["hcnn-T1"]["files"]["svg"]["path"]]
+    card = soup.find(id="man-T1")
+    assert not card("img") and [td.get_text() for td in card.table("td")] == ["a", ""]
+    assert len(soup.select(".departures")) == 1 and "points 3 (not 10000)" in soup.select_one(".departures").get_text()
 
 
 def small_run(root, caption="what is shown"):
@@ -174,9 +248,9 @@ def broken(folder):
 
 @pytest.mark.slow
 def test_pages_of_this_repository(offline):
-    """Every stored notebook becomes a page, its formulas convert and its links lead to files and to headings there."""
+    """Every stored notebook becomes a page beside the sample report, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(made) == 1 + len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style|annotation)\b.*?</\1>", "", page.read_text())

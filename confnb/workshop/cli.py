@@ -21,18 +21,30 @@ import typer
 from ..basics import UsageError, need
 from .__main__ import nothing_begun
 from .gallery import IDENTIFIERS
-from .parameters import checkout, topics
-from .plans import plan
+from .parameters import checkout, choose, parameters_cell, topics
+from .plans import Plan, plan
 from .runs import RunOptions, reproduce
 from .site import pages
 from .store import store_beside, store_outputs
 from .sweeps import plan_sweep, sweep
-from .watching import RunReporter, on_terminal
+from .staleness import expected
+from .watching import RunReporter, _clock, on_terminal
 
 # %% ../../nbs/workshop/94_cli.ipynb #d9205986
 _Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TOPIC]...", help="Short name or notebook name; all that exist by default."),
+]
+_Sweeps = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="NAME=A,B,C", help="A run for each value; repeat it for a grid."),
+]
+_Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Run topics on this Ray cluster; auto for the one at hand."),
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would run, why, and how long it took here last time.")
 ]
 
 # %% ../../nbs/workshop/94_cli.ipynb #239f93e8
@@ -52,17 +64,12 @@ def reproduce_command(
         int,
         typer.Option("-j", "--jobs", metavar="N", help="Topics at a time; the cores are divided among them."),
     ] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Run topics on this Ray cluster; auto for the one at hand."),
-    ] = None,
+    ray: _Ray = None,
     cpus: Annotated[int, typer.Option(metavar="N", help="With --ray: processors for each topic.")] = 1,
     gpus: Annotated[float, typer.Option(metavar="N", help="With --ray: GPUs for each topic.")] = 0,
-    sweeps: Annotated[
-        list[str] | None,
-        typer.Option("--sweep", metavar="NAME=A,B,C", help="A run for each value; repeat it for a grid."),
-    ] = None,
+    sweeps: _Sweeps = None,
     again: Annotated[bool, typer.Option("--again", help="Also run topics that are finished.")] = False,
+    dry_run: _DryRun = False,
 ) -> None:
     """Rerun topics that are not finished, and lay out every table and figure in DIR/index.html."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -72,7 +79,9 @@ def reproduce_command(
         checked = (
             next(iter(plans.values())) if sweeps else plan(root, names or [], profile, settings or [], out)
         )
-    if sweeps:
+    if dry_run:
+        _tell([p for p in plans.values()] if sweeps else [checked], again)
+    elif sweeps:
         _run(
             checked.notes,
             checked.folder.parent,
@@ -80,6 +89,28 @@ def reproduce_command(
         )
     else:
         _run(checked.notes, checked.out, lambda view: reproduce(checked, view, means, again))
+
+# %% ../../nbs/workshop/94_cli.ipynb #c31069e5
+def _tell(plans: list[Plan], again: bool) -> None:
+    """Say what a run would do, and how long that took here last time, where it is known."""
+    known, unknown = 0.0, 0
+    for one in plans:
+        for note in one.notes:
+            typer.echo(f"confnb: {note}", err=True)
+        typer.echo(f"{one.folder}, profile {one.profile}:")
+        for e in expected(one, again):
+            took = (
+                f"took {_clock(e.seconds)}{' in ' + e.where if e.where else ''}"
+                if e.seconds
+                else "never finished here"
+            )
+            typer.echo(
+                f"  {e.topic.name:<28} {'runs: ' + e.why if e.why else 'finished, is not run'}; {took}"
+            )
+            known += (e.seconds or 0.0) if e.why else 0.0
+            unknown += bool(e.why and not e.seconds)
+    rest = f", and {unknown} of which no time is known" if unknown else ""
+    typer.echo(f"these took {_clock(known)} in all{rest}; nothing was run or written")
 
 # %% ../../nbs/workshop/94_cli.ipynb #be85e4fb
 @contextmanager
@@ -118,15 +149,25 @@ def _run(notes: list[str], out: Path, work: Callable[[RunReporter], list[str]]) 
     raise typer.Exit(1 if complaints else 0)
 
 # %% ../../nbs/workshop/94_cli.ipynb #cf40ad6d
-def list_command() -> None:
-    """List every table and figure, one a line, with what it shows."""
+def list_command(
+    names: _Names = None,  # short names or notebook names
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="List what can be set with -p, and the defaults.")
+    ] = False,
+) -> None:
+    """List every table and figure, one a line, with what it shows; or the parameters of topics."""
+    if names or parameters:
+        chosen = choose(checkout(), names or [])
+    if parameters:
+        return typer.echo("\n\n".join(f"# {t.name}\n{parameters_cell(t.notebook).strip()}" for t in chosen))
     try:
         built = {t.name for t in topics(checkout())}
     except UsageError as e:
         built = {i.topic for i in IDENTIFIERS}
         typer.echo(f"confnb: {e}", err=True)
     for i in IDENTIFIERS:
-        typer.echo(f"{i.id:<8} {i.topic:<27} {'' if i.topic in built else '(not built) '}{i.shows}")
+        if not names or i.topic in {t.name for t in chosen}:
+            typer.echo(f"{i.id:<8} {i.topic:<27} {'' if i.topic in built else '(not built) '}{i.shows}")
 
 # %% ../../nbs/workshop/94_cli.ipynb #2b1ede65
 def store_command(

@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from .markdown import pandoc
-from .site import ROOMS
+from .site import FIRST, ROOMS, room_title
 from .store import CAPTIONS, VERDICTS, beside_texts, verdict_texts
 
 # %% ../../nbs/workshop/95_docs_build.ipynb #58b96301
@@ -48,6 +49,7 @@ def made(
         name = f"nbs/reference/on_{told.parent.name}.ipynb"
         files[name] = notebook(*beside_texts(told.parent)).encode()
     if (nbs / "sidebar.yml").exists():
+        files |= {f"nbs/{room}/index.ipynb": _landing(nbs, room).encode() for room in _ABOUT}
         files["nbs/sidebar.yml"] = _sidebar(root, files).encode()
     if (root / "confnb/__init__.pyi").exists():
         files["confnb/__init__.pyi"] = _stub(root).encode()
@@ -191,6 +193,24 @@ def _bibliography(nbs: Path) -> str:
         lines.append(f'<a id="ref-{key}"></a>{told}' + (f" Cited in {by}." if by else ""))
     return notebook(head, "\n\n".join(lines))
 
+# %% ../../nbs/workshop/95_docs_build.ipynb #9910425c
+_ABOUT = {
+    "topics": "Five papers on what a classifier's confidence is worth, each rerun and carried further. Begin with MaxConfidence.",
+    "how-to": "Recipes, in the order in which they are needed, each with a check at its end.",
+    "foundations": "Models, sets, the one search, attacks, training, tables and plots, in reading order.",
+    "confidence": "What several papers share: thresholds and curves, detectors and reject rules, certificates.",
+    "evaluation": "From a model of your own to a page of numbers that can be defended.",
+    "workshop": "How notebooks are run, stored, shown, and turned into the library and this site.",
+}  # what a room holds, by its folder
+
+
+def _landing(nbs: Path, room: str) -> str:
+    """Make the page that lists a room: every notebook in it with the line on what it is."""
+    paths = [p.name for p in _pages(nbs) if p.parent.name == room and p.stem != "index"]
+    told = [(p, *title(nbs / room / p)) for p in _in_order(paths)]
+    lines = [f"- [{head}]({p}): {says.removeprefix('What you get: ')}" for p, head, says in told]
+    return notebook(f"# {room_title(room)}\n\n> {_ABOUT[room]}", "\n".join(lines))
+
 # %% ../../nbs/workshop/95_docs_build.ipynb #f5fc1986
 def _sidebar(root: Path, files: dict[str, bytes]) -> str:
     """Make sidebar.yml, with every page that there is or will be, those of the API included."""
@@ -200,22 +220,22 @@ def _sidebar(root: Path, files: dict[str, bytes]) -> str:
     }
     paths |= {f"api/{name}.ipynb" for name in ("overview", *modules(root))}
     folders = list(dict.fromkeys([*ROOMS, *sorted(p.split("/")[0] for p in paths if "/" in p)]))
-    inside = [
-        {
-            "section": {"api": "API"}.get(f, f.capitalize().replace("-", " ")),
-            "contents": _in_order([p for p in paths if p.startswith(f"{f}/")]),
-        }
-        for f in folders
-    ]
+    inside = [_section(f, _in_order([p for p in paths if p.startswith(f"{f}/")])) for f in folders]
     told = [{"text": "Overview", "href": "index.ipynb"}, *(s for s in inside if s["contents"])]
     return "# made by confnb.workshop.in_step\n" + yaml.safe_dump(
         {"website": {"sidebar": {"contents": told}}}, sort_keys=False
     )
 
 
+def _section(room: str, paths: list[str]) -> dict[str, Any]:
+    """Make a room's section of the sidebar; its head leads to the page that lists the room."""
+    first = {"href": paths[0]} if paths and Path(paths[0]).stem == "index" else {}
+    return {"section": room_title(room)} | first | {"contents": paths[len(first) :]}
+
+
 def _in_order(paths: list[str]) -> list[str]:
-    """Sort the pages of a folder: an overview first, then numbered ones by number, others by name."""
-    return sorted(paths, key=lambda p: (Path(p).stem not in ("overview", "evaluate_your_model"), p))
+    """Sort the pages of a folder: an overview first, recipes as they are needed, numbered ones by number."""
+    return sorted(paths, key=lambda p: (FIRST.index(s) if (s := Path(p).stem) in FIRST else len(FIRST), p))
 
 # %% ../../nbs/workshop/95_docs_build.ipynb #5804a439
 def _published(nbs: Path, identifier: str) -> bytes:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import PACKAGE, template
-from .markdown import inline
-from .site import title_of
+from .markdown import inline, tidy_table, title_of
 
 # %% ../../nbs/workshop/82_gallery.ipynb #151687ad
 @dataclass(frozen=True)
@@ -145,7 +144,9 @@ def _section(name: str, topic: dict[str, Any], told: dict[str, Any], out: Path) 
     entries = [_card(i, told["identifiers"].get(i.id), out, topic) for i in identifiers_of(name) + added]
     complaints = complaints_of(name, topic, told)
     there = {k: topic[k] for k in ("page", "log") if (out / topic[k]).exists()}
+    papers = any(e.get("paper") for e in entries)
     return topic | {
+        "departures": _departures(topic.get("different") or {}) if papers else [],
         "name": name,
         "title": _title(name, topic, out),
         "entries": entries,
@@ -181,8 +182,10 @@ def _card(
 
 # %% ../../nbs/workshop/82_gallery.ipynb #0d514561
 def _seen(entry: dict[str, Any], out: Path) -> dict[str, str | None]:
-    """Choose the picture to show, or the table where there is none."""
+    """Choose what to show: a table as it was published, a picture, or the numbers where there is neither."""
     paths = {k: f["path"] for k, f in entry["files"].items()}
+    if "html" in paths:
+        return {"picture": None, "table": tidy_table((out / paths["html"]).read_text(encoding="utf-8"))}
     picture = next(
         (
             paths[k]
@@ -218,13 +221,7 @@ def _paper(identifier: str, topic: dict[str, Any]) -> dict[str, Any] | None:
         for k, v in topic["parameters"].items()
         if isinstance(v, str) and re.search(_ABOUT[0][1], k)
     )
-    return {
-        "table": _html(table),
-        "source": source,
-        "setting": _settings()[identifier].items(),
-        "on": on,
-        "different": _departures(topic.get("different") or {}),
-    }
+    return {"table": _html(table), "source": source, "setting": _settings()[identifier].items(), "on": on}
 
 # %% ../../nbs/workshop/82_gallery.ipynb #eaf6fcff
 def complaints_of(

@@ -32,7 +32,7 @@ class Progress:
     cells: int  # how many cells it has
     published: dict[str, float]  # identifiers, with the seconds until each was there
     current: str  # the identifier that it works on
-    left: float | None  # seconds left, where there is something to estimate them from
+    left: float | None  # seconds left, where an earlier run tells
 
 # %% ../../nbs/workshop/89_watching.ipynb #45aad6b1
 def progress_of(
@@ -97,13 +97,13 @@ def _cells_begun(log: Path, attempt: str) -> int:
 
 # %% ../../nbs/workshop/89_watching.ipynb #ff156523
 def _left(seconds: float, cell: int, cells: int, last: dict[str, Any]) -> float | None:
-    """Estimate the seconds left of a topic that is in cell number `cell` after `seconds`."""
+    """Estimate the seconds left of a topic in cell number `cell` after `seconds`; None without an earlier run."""
     began = last.get("began", ())
     if 0 < cell <= len(began):
         end = last["seconds"]
         after = began[cell] if cell < len(began) else end
         return max(end - after, end - began[cell - 1] - max(seconds - began[cell - 1], 0), 0)
-    return seconds / cell * (cells - cell) if cell > 1 else None
+    return None  # nobody knows how long the cells to come will take
 
 # %% ../../nbs/workshop/89_watching.ipynb #39968350
 _SILENCE = 30  # seconds without a new table or figure after which a run says how far it is
