@@ -135,6 +135,8 @@ from .evaluation.checks import run_checks as run_checks
 from .evaluation.checks import second_opinions as second_opinions
 from .evaluation.checks import with_own_radius as with_own_radius
 from .evaluation.command import evaluate_command as evaluate_command
+from .evaluation.explorer import Explorer as Explorer
+from .evaluation.explorer import threshold_explorer as threshold_explorer
 from .evaluation.following import Trail as Trail
 from .evaluation.following import follow as follow
 from .evaluation.following import of_notes as of_notes
@@ -167,6 +169,7 @@ from .evaluation.rejecting import rejection_tables as rejection_tables
 from .evaluation.rejecting import rule_from as rule_from
 from .evaluation.report_figures import calibration_figure as calibration_figure
 from .evaluation.report_figures import detector_figure as detector_figure
+from .evaluation.report_figures import outcome_figure as outcome_figure
 from .evaluation.report_figures import radius_figure as radius_figure
 from .evaluation.report_figures import sample_figure as sample_figure
 from .evaluation.report_figures import samples as samples
@@ -176,6 +179,9 @@ from .evaluation.report_page import write as write
 from .evaluation.report_tables import SHARES as SHARES
 from .evaluation.report_tables import attack_table as attack_table
 from .evaluation.report_tables import detector_table as detector_table
+from .evaluation.report_tables import other_aims as other_aims
+from .evaluation.report_tables import outcome_table as outcome_table
+from .evaluation.report_tables import spoiled_calibration as spoiled_calibration
 from .evaluation.report_tables import warning_table as warning_table
 from .evaluation.report_tables import worst_case as worst_case
 from .evaluation.reporting import ReportOptions as ReportOptions
