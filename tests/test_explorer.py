@@ -24,15 +24,23 @@ from confnb.workshop.site import page as page_of
 
 def rows(pairs):
     prediction, confidence = zip(*pairs, strict=True)
-    return pd.DataFrame({"index": range(len(pairs)), "label": 0, "prediction": prediction, "confidence": confidence})
+    return pd.DataFrame(
+        {"index": range(len(pairs)), "label": 0, "prediction": prediction, "confidence": confidence}
+    )
 
 
 def numbers(html):
     return json.loads(unescape(re.search(r'data-told="([^"]*)"', html)[1]))
 
 
-ANSWERS = st.lists(st.tuples(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.98, 0.9995, 1.0])),
-                             st.tuples(st.integers(0, 2), st.floats(0, 1))), min_size=1, max_size=9)
+ANSWERS = st.lists(
+    st.tuples(
+        st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.98, 0.9995, 1.0])),
+        st.tuples(st.integers(0, 2), st.floats(0, 1)),
+    ),
+    min_size=1,
+    max_size=9,
+)
 
 
 @given(ANSWERS)
@@ -42,7 +50,9 @@ def test_the_shares_are_those_of_a_count_by_hand(answers):
     for at, t in enumerate(map(float, told["thresholds"])):
         right = sum(p == 0 and c > t for p, c in clean)
         wrong = sum(p != 0 and c > t for p, c in clean)
-        fooled = [any(p != 0 and min(c, 1) > t for p, c in both) for both in zip(clean, attacked, strict=True)]
+        fooled = [
+            any(p != 0 and min(c, 1) > t for p, c in both) for both in zip(clean, attacked, strict=True)
+        ]
         kept = sum(p == 0 and c > t and not f for (p, c), f in zip(clean, fooled, strict=True))
         n = len(clean)
         assert told["models"][0]["none"][at] == pytest.approx([right / n, wrong / n], abs=1e-5)
@@ -60,14 +70,19 @@ def test_the_curve_passes_through_every_threshold_with_failure_first():
         x, y = float(to_x), float(to_y)
         corners.add((x, y))
     for t in np.unique(np.r_[0, clean.confidence, attacked.confidence]):
-        by_hand = made._place(((attacked.confidence > t) | (clean.confidence > t) & (clean.prediction != 0)).mean(), ((clean.confidence > t) & (clean.prediction == 0)).mean())
+        by_hand = made._place(
+            ((attacked.confidence > t) | (clean.confidence > t) & (clean.prediction != 0)).mean(),
+            ((clean.confidence > t) & (clean.prediction == 0)).mean(),
+        )
         assert any(np.allclose(by_hand, c, atol=0.06) for c in corners)
 
 
 def test_the_most_confident_mistakes_are_kept_and_no_right_answer():
     sure = torch.linspace(0.2, 0.999, 40)
     found = rows([(k % 2, float(c)) for k, c in enumerate(sure)])
-    html = threshold_explorer({"one": outcomes(found, {"wrong": found})}, {"one": (found, torch.rand(40, 3, 90, 120))}, 0.7).html
+    html = threshold_explorer(
+        {"one": outcomes(found, {"wrong": found})}, {"one": (found, torch.rand(40, 3, 90, 120))}, 0.7
+    ).html
     kept = [float(c) for c in re.findall(r'<figure data-confidence="([^"]+)"', html)]
     wrong = sorted((float(c) for k, c in enumerate(sure) if k % 2), reverse=True)
     assert kept == pytest.approx(wrong[:12]) and html.count(" hidden><img") == sum(c <= 0.7 for c in kept)
@@ -113,9 +128,18 @@ def three():
 def page(three, tmp_path_factory):
     "An offline page whose only cell shows it: scripts are dropped from such a page"
     cell = nbformat.v4.new_code_cell("explorer")
-    cell.outputs = [nbformat.v4.new_output("execute_result", {"text/html": three[0]._repr_html_(), "text/plain": repr(three[0])})]
+    cell.outputs = [
+        nbformat.v4.new_output(
+            "execute_result", {"text/html": three[0]._repr_html_(), "text/plain": repr(three[0])}
+        )
+    ]
     path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(page_of(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A page"), cell]), path.parent, {}), encoding="utf-8")
+    path.write_text(
+        page_of(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A page"), cell]), path.parent, {}
+        ),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -138,12 +162,18 @@ def agrees(state, curves, mistakes):
         for j, aim in enumerate(("none", "wrong")):
             at = curve[(curve.aim == aim) & (curve.threshold <= t)].iloc[-1]
             expected = [100 * at[c] for c in ("right", "abstained", "wrong")]
-            assert state["shares"][2 * k + j] == pytest.approx(expected, abs=0.06) and state["widths"][2 * k + j] == pytest.approx(expected, abs=0.5)
-        clean, attacked = (curve[(curve.aim == aim) & (curve.threshold <= t)].iloc[-1] for aim in ("none", "wrong"))
+            assert state["shares"][2 * k + j] == pytest.approx(expected, abs=0.06) and state["widths"][
+                2 * k + j
+            ] == pytest.approx(expected, abs=0.5)
+        clean, attacked = (
+            curve[(curve.aim == aim) & (curve.threshold <= t)].iloc[-1] for aim in ("none", "wrong")
+        )
         assert state["dots"][k] == pytest.approx(made._place(attacked.wrong, clean.right), abs=0.06)
         table = mistakes[name][0]
         above = table.confidence[(table.prediction != 0)].nlargest(12)
-        assert state["shown"][k] == pytest.approx(above[above > t].tolist()) and state["none"][k] == (not state["shown"][k])
+        assert state["shown"][k] == pytest.approx(above[above > t].tolist()) and state["none"][k] == (
+            not state["shown"][k]
+        )
 
 
 @pytest.mark.browser
@@ -157,14 +187,24 @@ def test_the_slider_moves_by_keyboard_and_asks_for_nothing(browser, three, page,
     seen = set()
     browser.find_element(By.TAG_NAME, "body").click()
     browser.execute_script("document.querySelector('.confnb-explorer input').focus()")
-    for keys in (Keys.ARROW_RIGHT,) * 3, (Keys.HOME,), (Keys.END,), (Keys.ARROW_LEFT,) * 15, (Keys.PAGE_DOWN,):
+    for keys in (
+        (Keys.ARROW_RIGHT,) * 3,
+        (Keys.HOME,),
+        (Keys.END,),
+        (Keys.ARROW_LEFT,) * 15,
+        (Keys.PAGE_DOWN,),
+    ):
         browser.switch_to.active_element.send_keys(*keys)
         state = browser.execute_script(STATE)
         seen.add(state["at"])
         agrees(state, *three[1:])
     assert len(seen) == 5 and {"0.53", "0.00", "1"} <= seen
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    asked = [m for m in (json.loads(e["message"])["message"] for e in browser.get_log("performance")) if m["method"] == "Network.requestWillBeSent"]
+    asked = [
+        m
+        for m in (json.loads(e["message"])["message"] for e in browser.get_log("performance"))
+        if m["method"] == "Network.requestWillBeSent"
+    ]
     assert not [m for m in asked if not m["params"]["request"]["url"].startswith("data:")]
 
 
@@ -172,18 +212,37 @@ def light(color):
     "The relative luminance of a colour as the browser writes it"
     parts = [float(v) for v in re.findall(r"[\d.]+", color)[:3]]
     parts = [v / 255 if color.startswith("rgb") else v for v in parts]
-    return sum(w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for w, v in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+    return sum(
+        w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+        for w, v in zip((0.2126, 0.7152, 0.0722), parts, strict=True)
+    )
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("dark, theme, expected", [(False, "", "light"), (True, "", "dark"), (True, "quarto-light", "light"), (False, "quarto-dark", "dark")])
+@pytest.mark.parametrize(
+    "dark, theme, expected",
+    [
+        (False, "", "light"),
+        (True, "", "dark"),
+        (True, "quarto-light", "light"),
+        (False, "quarto-dark", "dark"),
+    ],
+)
 def test_it_can_be_read_in_light_and_dark(browser, page, dark, theme, expected):
     look(browser, page, 800, dark)
     browser.execute_script("document.body.className = arguments[0]", theme)
-    style = lambda where, what: browser.execute_script(f"return getComputedStyle(document.querySelector('.confnb-explorer{where}')).{what}")  # noqa: E731
+    style = lambda where, what: browser.execute_script(
+        f"return getComputedStyle(document.querySelector('.confnb-explorer{where}')).{what}"
+    )  # noqa: E731
     ground = light(style("", "backgroundColor"))
     assert ground > 0.9 if expected == "light" else ground < 0.05
-    for where, what, least in ("", "color", 7), (" .who", "color", 4.5), (" figcaption", "color", 4.5), (" .marks text", "fill", 4.5), (" path.curve", "stroke", 3):
+    for where, what, least in (
+        ("", "color", 7),
+        (" .who", "color", 4.5),
+        (" figcaption", "color", 4.5),
+        (" .marks text", "fill", 4.5),
+        (" path.curve", "stroke", 3),
+    ):
         one, two = sorted((light(style(where, what)), ground))
         assert (two + 0.05) / (one + 0.05) >= least, (where, what)
 
@@ -191,11 +250,21 @@ def test_it_can_be_read_in_light_and_dark(browser, page, dark, theme, expected):
 @pytest.mark.browser
 def test_on_paper_it_is_a_plain_figure(browser, page):
     look(browser, page, 800, dark=True)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
     try:
-        shown = lambda where: browser.execute_script(f"return !!document.querySelector('.confnb-explorer {where}').getClientRects().length")  # noqa: E731
+        shown = lambda where: browser.execute_script(
+            f"return !!document.querySelector('.confnb-explorer {where}').getClientRects().length"
+        )  # noqa: E731
         assert shown("svg path.curve") and shown(".bar") and shown("output") and not shown("input")
-        assert browser.execute_script("return getComputedStyle(document.querySelector('.confnb-explorer')).backgroundColor") == "rgb(255, 255, 255)"
+        assert (
+            browser.execute_script(
+                "return getComputedStyle(document.querySelector('.confnb-explorer')).backgroundColor"
+            )
+            == "rgb(255, 255, 255)"
+        )
         assert len(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]) > 10_000
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -209,7 +278,10 @@ def test_without_scripts_it_is_a_plain_figure(browser, page):
         from selenium.webdriver.common.by import By
 
         box = browser.find_element(By.CLASS_NAME, "confnb-explorer")
-        assert not box.find_element(By.TAG_NAME, "input").is_displayed() and box.find_element(By.TAG_NAME, "svg").is_displayed()
+        assert (
+            not box.find_element(By.TAG_NAME, "input").is_displayed()
+            and box.find_element(By.TAG_NAME, "svg").is_displayed()
+        )
         assert "0.50" in box.text and "undefended" in box.text
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

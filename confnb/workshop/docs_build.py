@@ -214,8 +214,12 @@ def _sidebar(root: Path, files: dict[str, bytes]) -> str:
 
 
 def _in_order(paths: list[str]) -> list[str]:
-    """Sort the pages of a folder: an overview first, then numbered ones by number, others by name."""
-    return sorted(paths, key=lambda p: (Path(p).stem not in ("overview", "evaluate_your_model"), p))
+    """Sort the pages of a folder: what is needed first, then numbered ones by number, others by name."""
+    first = {stem: place for place, stem in enumerate(_NEEDED)}
+    return sorted(paths, key=lambda p: (first.get(Path(p).stem, len(first)), p))
+
+
+_NEEDED = ("overview", "background", "all_of_confnb", "tutorial", "evaluate_your_model")
 
 # %% ../../nbs/workshop/95_docs_build.ipynb #5804a439
 def _published(nbs: Path, identifier: str) -> bytes:
