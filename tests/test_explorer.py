@@ -231,9 +231,10 @@ def light(color):
 def test_it_can_be_read_in_light_and_dark(browser, page, dark, theme, expected):
     look(browser, page, 800, dark)
     browser.execute_script("document.body.className = arguments[0]", theme)
-    style = lambda where, what: browser.execute_script(
-        f"return getComputedStyle(document.querySelector('.confnb-explorer{where}')).{what}"
-    )  # noqa: E731
+
+    def style(where, what):
+        return browser.execute_script(f"return getComputedStyle(document.querySelector('.confnb-explorer{where}')).{what}")
+
     ground = light(style("", "backgroundColor"))
     assert ground > 0.9 if expected == "light" else ground < 0.05
     for where, what, least in (
@@ -255,9 +256,10 @@ def test_on_paper_it_is_a_plain_figure(browser, page):
         {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
     )
     try:
-        shown = lambda where: browser.execute_script(
-            f"return !!document.querySelector('.confnb-explorer {where}').getClientRects().length"
-        )  # noqa: E731
+
+        def shown(where):
+            return browser.execute_script(f"return !!document.querySelector('.confnb-explorer {where}').getClientRects().length")
+
         assert shown("svg path.curve") and shown(".bar") and shown("output") and not shown("input")
         assert (
             browser.execute_script(
