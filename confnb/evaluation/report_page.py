@@ -243,7 +243,8 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
 
 
 def _explorer(found: Report) -> Explorer:
-    name, table = f"{found.manifest['model']['name']}, {TOGETHER}", found.tables["samples"]
+    table, model = found.tables["samples"], found.manifest["model"]["name"]
+    name = f"{found.manifest['parameters'].get('model') or model}, {TOGETHER}"
     attacked = (table.shown == "attacked").to_numpy()
     samples = table[attacked], found.images[attacked.nonzero()[0]]
     return threshold_explorer({name: found.tables["outcome_curve"]}, {name: samples})
