@@ -168,6 +168,8 @@ from .evaluation.checks import run_checks as run_checks
 from .evaluation.checks import second_opinions as second_opinions
 from .evaluation.checks import with_own_radius as with_own_radius
 from .evaluation.command import evaluate_command as evaluate_command
+from .evaluation.explorer import Explorer as Explorer
+from .evaluation.explorer import threshold_explorer as threshold_explorer
 from .evaluation.following import Trail as Trail
 from .evaluation.following import follow as follow
 from .evaluation.following import of_notes as of_notes

@@ -318,16 +318,30 @@ def test_every_figure_is_stored(page):
     assert (len(drawn) > 3 or page.parent.name != "topics" or page.stem == "index") and not empty, f"these cells of {name(page)} draw, and show nothing: {empty}"
 
 
-def test_the_front_page_shows_stored_pictures_and_its_example_runs():
+def test_the_front_page_shows_stored_pictures_each_a_link_and_its_examples_with_what_they_print():
     text = "\n".join(source for kind, source, _ in made.cells(NBS / "index.ipynb") if kind == "markdown")
-    assert {p.name for p in NBS.glob("images/*")} == set(re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", text))
-    example = re.search(r"## Import.*?```python\n(.*?)```", text, re.S)[1]
-    import torch
+    assert {p.name for p in NBS.glob("images/*")} == set(re.findall(r"""[("]images/([^)"]+)""", text))
+    linked = re.findall(r"""^\[(?:!\[[^\]]+\]\(|<img src=")images/([^)"]+)(?:\)|" alt="[^"]+"[^>]*>)\]\(topics/\S+\.ipynb\S*\)$""", text, re.M)
+    assert set(linked) == {p.name for p in NBS.glob("images/*.png")} and len(linked) == len(set(linked))
+    cells = {"".join(c["source"]): c["outputs"] for c in code(NBS / "index.ipynb")}
+    (curve,), (told,), (slider,) = ([c for c in cells if word in c] for word in ("curve_at(", "report(model", "threshold_explorer("))
+    assert "of clean images right" in "".join(cells[curve][0]["text"]) and "sound: all" in "".join(cells[told][0]["data"]["text/markdown"])
+    assert "confnb-explorer" in "".join(cells[slider][0]["data"]["text/html"])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "of clean images right" in readme and "- sound: all" in readme and "git clone https://" in readme and "explorer(" not in readme and "oninput" not in readme
 
-    scope = {"model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), "x": torch.rand(5, 1, 4, 4), "y": torch.tensor([0, 1, 2, 0, 1])}
-    exec(example, scope)
-    assert {"threshold", "success", "failure", "coverage", "accuracy"} <= set(scope["curve"]) and len(scope["table"]) == 10
-    assert len([line for line in example.splitlines() if line.strip()]) == 4
+
+@pytest.mark.parametrize("page, first", [("how-to", "tutorial"), ("reference", "background")])
+def test_the_sidebar_begins_with_what_is_needed_first(site, page, first):
+    section = next(s for s in site[1] if s.get("section", "").lower().replace(" ", "-") == page)
+    assert section["contents"][0] == f"{page}/{first}.ipynb"
+
+
+def test_every_broken_defence_is_an_exercise_with_its_answer_folded():
+    text = "\n".join(source for kind, source, _ in made.cells(NBS / "how-to/tutorial.ipynb") if kind == "markdown")
+    listed = re.findall(r'Broken\(\s*"([^"]+)"', (ROOT / "confnb/evaluation/broken.py").read_text(encoding="utf-8"))
+    exercises = re.findall(r"^\*\*(\d+)\. [^*]+\*\* [^\n]+\n\n<details><summary>Answer</summary>\n\n[^<]{80,}\n\n</details>$", text, re.M)
+    assert [int(n) for n in exercises] == list(range(1, len(listed) + 1)) and len(listed) > 9
 
 
 TERMS = ["xi", "eta", "delta", "eps", "awpr", "success", "failure", "covered", "mcn", "ncn", "hcnn", "non-me", "k-density", "rce", "f2", "kappa", "sigma2", "lambda", "bits"]

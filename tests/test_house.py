@@ -385,7 +385,7 @@ def small_project(root):
 
     notebook(root / "nbs/one/00_thing.ipynb", ("markdown", "# Thing\n\n> One."), ("code", "#| default_exp thing"), ("code", "#| export\ndef f(): return 1"))
     notebook(root / "nbs/index.ipynb", ("markdown", "# Front\n\n> Page. [thing](one/00_thing.ipynb#x) [web](https://a.org) [up](../settings.ini)"),
-             ("code", "#| hide\nsecret = 1"), ("code", "#| eval: false\n1 + 1"))
+             ("code", "#| hide\nsecret = 1"), ("code", "#| readme: false\nsecret = 2"), ("code", "#| eval: false\n1 + 1"))
     (root / "settings.ini").write_bytes((ROOT / "settings.ini").read_bytes())
     (root / "confnb").mkdir()
     (root / "confnb/__init__.py").write_text('__version__ = "0.1.0"\n')

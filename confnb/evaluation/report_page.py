@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adaptive_rejection import KNOWS
 from ..basics import UsageError, alone, foreign, template, writable
+from .explorer import Explorer, threshold_explorer
 from .gate import report_card
 from .rejecting import LOSE
 from confnb.evaluation.report_figures import (
@@ -31,6 +32,7 @@ from confnb.evaluation.report_figures import (
     sample_figure,
     success_figure,
 )
+from .specs import TOGETHER
 from ..plots import STYLE, _save
 from ..tables import save_table
 
@@ -236,7 +238,16 @@ def _page(found: Report, pictures: dict[str, str]) -> str:
         facts=told,
         checks=found.tables["checks"].to_dict("records"),
         warnings=found.tables["warnings"].to_dict("records"),
+        explorer=_explorer(found) if found.sound else None,
     )
+
+
+def _explorer(found: Report) -> Explorer:
+    table, model = found.tables["samples"], found.manifest["model"]["name"]
+    name = f"{found.manifest['parameters'].get('model') or model}, {TOGETHER}"
+    attacked = (table.shown == "attacked").to_numpy()
+    samples = table[attacked], found.images[attacked.nonzero()[0]]
+    return threshold_explorer({name: found.tables["outcome_curve"]}, {name: samples})
 
 # %% ../../nbs/evaluation/73_report_page.ipynb #c26a99e0
 _BINS = {"low": "from", "high": "to"}  # what the columns of a table of bins are called on the page
