@@ -66,6 +66,7 @@ preview-offline pages: setup
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_search.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_certificates.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_maxconfidence.py --steps 200 --restarts 2 --repeats 1 --peers foolbox
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_attacks.py
 	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/bench_rce.py

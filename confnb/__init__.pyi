@@ -71,11 +71,13 @@ from .cache import remember as remember
 from .calibrated_training import CCATLoss as CCATLoss
 from .calibrated_training import fading_targets as fading_targets
 from .certificates import ConfidenceBounds as ConfidenceBounds
+from .certificates import DetectionAUC as DetectionAUC
 from .certificates import LinearBounds as LinearBounds
 from .certificates import Method as Method
 from .certificates import bounds_of_margins as bounds_of_margins
 from .certificates import bracket as bracket
 from .certificates import certify as certify
+from .certificates import detection_auc as detection_auc
 from .certificates import in_double as in_double
 from .certificates import plot_bracket as plot_bracket
 from .certified_losses import CrownIntervalLoss as CrownIntervalLoss
@@ -170,6 +172,13 @@ from .evaluation.checks import with_own_radius as with_own_radius
 from .evaluation.command import evaluate_command as evaluate_command
 from .evaluation.explorer import Explorer as Explorer
 from .evaluation.explorer import threshold_explorer as threshold_explorer
+from .evaluation.exact_study import attack_and_prove as attack_and_prove
+from .evaluation.exact_study import dense_network as dense_network
+from .evaluation.exact_study import missed_failures as missed_failures
+from .evaluation.exact_study import raw_digits as raw_digits
+from .evaluation.exact_study import shortfalls as shortfalls
+from .evaluation.exact_study import study_attacks as study_attacks
+from .evaluation.exact_study import study_plans as study_plans
 from .evaluation.following import Trail as Trail
 from .evaluation.following import follow as follow
 from .evaluation.following import of_notes as of_notes

@@ -43,7 +43,7 @@ def worst_cross_entropy(
 
     Raises TypeError, ValueError: bad images, a layer that cannot be bounded (by name), a set without bounds.
 
-    Source: Gowal et al. (2018), section 3; Zhang et al. (2020), equation 11.
+    Source: Gowal et al. (2018), section 3; for the mixture of bounds Zhang et al. (2020), section 3.
     """
     with _evaluating(model), torch.autocast(x.device.type, enabled=False):
         graph = graph_of(model, x)
@@ -77,7 +77,7 @@ class IntervalLoss:
 
     Raises ValueError: a weight outside of [0, 1], a schedule that does not rise.
 
-    Source: Gowal et al. (2018), equation 12.
+    Source: Gowal et al. (2018), section 3: the mixture of clean and worst-case cross-entropy, and its schedule.
     """
 
     ball: Linf | L2  # the set around each image, at the end of the schedule
@@ -113,7 +113,7 @@ class CrownIntervalLoss(IntervalLoss):
 
     Raises ValueError: as `IntervalLoss`.
 
-    Source: Zhang et al. (2020), equation 11 and section 4.
+    Source: Zhang et al. (2020), section 3: the mixture of the two bounds, and its schedule.
     """
 
     def __call__(
@@ -132,7 +132,7 @@ def confidence_upper_bound_loss(
 
     Raises TypeError, ValueError: as `worst_cross_entropy`.
 
-    Source: Bitterwolf et al. (2020), equation 7.
+    Source: Bitterwolf et al. (2020), equation 8.
     """
     with _evaluating(model), torch.autocast(x.device.type, enabled=False):
         apart = -margin_bounds(graph_of(model, x), x, ball, "ibp").amin((1, 2))
@@ -145,7 +145,7 @@ class GOODLoss:
 
     Raises TypeError, ValueError: bad images, a share outside of (0, 1], a schedule that does not rise.
 
-    Source: Bitterwolf et al. (2020), section 3.
+    Source: Bitterwolf et al. (2020), section 3, with the quantile of equation 10.
     """
 
     outside: Tensor  # images of no class (M, C, H, W), pixels in [0, 1]; a batch is drawn at random

@@ -197,7 +197,7 @@ def step_intervals(
 
     Raises TypeError: a set of which bounds are not known.
 
-    Source: Gowal et al. (2018), equations 6 and 7; Zhang et al. (2018), section 3.3.
+    Source: Gowal et al. (2018), section 3, interval arithmetic; for "crown" Zhang et al. (2018), section 3.
     """
     asked = {i for s in graph.steps if s.kind in ("relu", "max") for i in s.inputs}
     affine, found = _of_image(graph), [_box(x, ball)]

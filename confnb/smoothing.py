@@ -32,7 +32,7 @@ class Smoothed(nn.Module):
     Raises TypeError, ValueError: `model` is no model, `sigma` no positive number, `samples` no whole number of at
       least 1.
 
-    Source: Cohen et al. (2019), section 3; of probabilities in place of votes Kumar et al. (2020), section 3.
+    Source: Cohen et al. (2019), section 3; of probabilities in place of votes Kumar et al. (2020).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ def _smoothed_bounds(
 
     Raises ValueError: `alpha` is not in (0, 1/2].
 
-    Source: Kumar et al. (2020), theorem 2 and section 4.
+    Source: Kumar et al. (2020), the bound from the distribution function of the scores.
     """
     if not 0 < alpha <= 0.5:
         raise ValueError(f"alpha is the probability of a wrong bound, in (0, 1/2], not {alpha!r}")

@@ -18,7 +18,7 @@ from toys import images, linear
 
 from confnb.architectures import GlobalAverage, Normalize, PreactUnit, Residual
 from confnb.attacks import pgd
-from confnb.certificates import ConfidenceBounds, LinearBounds, bracket, certify, plot_bracket
+from confnb.certificates import ConfidenceBounds, DetectionAUC, LinearBounds, bracket, certify, detection_auc, plot_bracket
 from confnb.certified_losses import (
     CrownIntervalLoss,
     GOODLoss,
@@ -100,6 +100,32 @@ def test_no_point_exceeds_the_bounds_and_no_method_is_looser_than_a_faster_one(k
     assert (found[2] <= reached + 1e-9).all(), f"{kind}: {(found[2] - reached).max()}"
 
 
+@settings(max_examples=20, deadline=None)
+@given(kind=st.sampled_from([k for k, _ in networks()]), seed=st.integers(0, 10**6), eps=st.floats(0.005, 0.3), euclid=st.booleans())
+def test_no_attack_exceeds_a_certificate(kind, seed, eps, euclid):
+    "20 networks x 50 images x 2 attacks: 2,000 cases for each method"
+    model, x, y = network(kind, seed), images(50, 4, seed), torch.arange(50) % 3
+    ball = L2(2 * eps) if euclid else Linf(eps)
+    reached = [pgd(model, x, y, ball, steps=8, seed=seed).wrong_confidence, max_confidence(model, x, y, ball, steps=4, seed=seed).wrong_confidence]
+    high = [torch.from_numpy(certify(model, x, y, ball, by=by).wrong_confidence_high.to_numpy()) for by in METHODS]
+    assert (high[0] >= high[1] - 1e-9).all() and (high[1] >= high[2] - 1e-9).all()
+    for found in reached:
+        assert (found <= high[2] + 1e-5).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(kind=st.sampled_from(["dense", "convolution", "residual"]), seed=st.integers(0, 10**6), eps=st.floats(0.01, 0.15))
+def test_every_method_lies_above_the_next_down_to_the_attack(kind, seed, eps):
+    "ibp >= crown-ibp >= crown >= exact >= what was found >= attack, each within rounding"
+    model, x, y = network(kind, seed), images(2, 4, seed), torch.tensor([0, 1])
+    tables = [certify(model, x, y, eps, by=by) for by in (*METHODS, Exact(seconds=5))]
+    ends = [t.wrong_confidence_high.to_numpy() for t in tables]
+    ends += [tables[-1].wrong_confidence_found.to_numpy(), pgd(model, x, y, eps, steps=10).wrong_confidence.numpy()]
+    for above, below in itertools.pairwise(ends[:-1]):
+        assert (above >= below - 1e-6).all()
+    assert (ends[-1] <= ends[-3] + 1e-5).all()
+
+
 @settings(max_examples=10, deadline=None)
 @given(kind=st.sampled_from([k for k, _ in networks()]), seed=st.integers(0, 10**6), eps=st.floats(0.01, 0.3))
 def test_no_number_inside_leaves_its_interval(kind, seed, eps):
@@ -147,6 +173,7 @@ def test_a_linear_model_of_two_classes_has_a_closed_form(seed, eps):
         table = certify(model, x, y, eps, by=by)
         np.testing.assert_allclose(table.wrong_confidence_high, 1 / (1 + np.exp(-best)), atol=2e-4 if by not in METHODS else 1e-5)
         np.testing.assert_allclose(table.right_confidence_low, 1 / (1 + np.exp(best)), atol=1e-5)
+    np.testing.assert_allclose(max_confidence(model, x, y, eps).wrong_confidence, 1 / (1 + np.exp(-best)), atol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -290,6 +317,7 @@ def test_the_consumers_of_attacks_take_certificates():
 def test_a_radius_of_zero_and_images_of_no_class():
     model, x, y = network("convolution", 1), images(5, 4, 1), torch.arange(5) % 3
     clean, table = evaluate(model, x, y), certify(model, x, y, 0)
+    pd.testing.assert_frame_equal(table, certify(model, x, y, 0, by=Exact()))
     for column in "prediction", "confidence", "wrong_confidence":
         same = table.prediction == table.label if column == "confidence" else slice(None)
         if column != "prediction":
@@ -297,6 +325,24 @@ def test_a_radius_of_zero_and_images_of_no_class():
     assert ((table.prediction == table.label) == (clean.prediction == clean.label)).all()
     outside = certify(model, x, None, 0.01)
     assert (outside.label == -1).all() and (outside.confidence == outside.confidence_high).all() and (outside.right_confidence_low == 0).all()
+
+
+def test_the_guaranteed_auc_is_below_the_attacked_one():
+    model, x, y = network("convolution", 1), images(12, 4, 1), torch.arange(12) % 3
+    outside = images(9, 4, 7)
+    clean, proof = evaluate(model, x, y), certify(model, outside, None, 0.05)
+    least = predict(model, outside).argmin(1)
+    table = evaluate(model, outside, least, {"best": lambda m, x, y: max_confidence(m, x, y, 0.05)})
+    found = detection_auc(clean, table, proof)
+    assert found.guaranteed < found.attacked < found.untouched
+    sure = clean.confidence.to_numpy()[:, None]
+    by_hand = [(sure > np.asarray(c)).mean() for c in (table[table.attack == "clean"].confidence, table[table.attack == "best"].confidence, proof.confidence_high)]
+    np.testing.assert_allclose(found, by_hand, atol=1e-9)
+    same = detection_auc(clean, evaluate(model, outside, least), certify(model, outside, None, 0))
+    assert same == DetectionAUC(*[same.untouched] * 3)
+    for other, words in (certify(model, outside, least, 0.05), "of no class"), (proof[:5], "of no class"), (proof.assign(confidence_high=0.0), "exceeds"):
+        with pytest.raises(ValueError, match=words):
+            detection_auc(clean, table, other)
 
 
 def test_radii_may_differ_and_batches_do_not_matter():
