@@ -170,8 +170,6 @@ from .evaluation.checks import run_checks as run_checks
 from .evaluation.checks import second_opinions as second_opinions
 from .evaluation.checks import with_own_radius as with_own_radius
 from .evaluation.command import evaluate_command as evaluate_command
-from .evaluation.explorer import Explorer as Explorer
-from .evaluation.explorer import threshold_explorer as threshold_explorer
 from .evaluation.exact_study import attack_and_prove as attack_and_prove
 from .evaluation.exact_study import dense_network as dense_network
 from .evaluation.exact_study import missed_failures as missed_failures
@@ -179,6 +177,8 @@ from .evaluation.exact_study import raw_digits as raw_digits
 from .evaluation.exact_study import shortfalls as shortfalls
 from .evaluation.exact_study import study_attacks as study_attacks
 from .evaluation.exact_study import study_plans as study_plans
+from .evaluation.explorer import Explorer as Explorer
+from .evaluation.explorer import threshold_explorer as threshold_explorer
 from .evaluation.following import Trail as Trail
 from .evaluation.following import follow as follow
 from .evaluation.following import of_notes as of_notes

@@ -315,7 +315,7 @@ def _page_at(path: Path, notebooks: dict[Path, Any], address: dict[Path, str], s
 # %% ../../nbs/workshop/81_site.ipynb #82de5e0d
 ROOMS = ("topics", "how-to", "foundations", "confidence", "evaluation", "workshop", "reference", "api")
 FIRST = (
-    "index overview install evaluate_your_model how_sound submit_to_the_board rerun_a_topic profiles run_on_a_gpu "
+    "index overview background install all_of_confnb tutorial evaluate_your_model how_sound submit_to_the_board "
     "rerun_a_topic profiles run_on_a_gpu run_on_a_cluster own_set add_a_data_set add_an_attack add_a_detector add_a_topic"
 ).split()  # pages without a number, in the order in which they are needed
 
