@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from confnb import networks
 from confnb.data import load_data
-from confnb.evaluation.zoo import keep, load_entry
+from confnb.evaluation.rejecting import load_entry
+from confnb.evaluation.zoo import keep
 from confnb.losses import (
     Adversarial,
     CrossEntropyLoss,

@@ -22,6 +22,7 @@ from ..basics import UsageError, write_text
 from ..borrowing import pick_device
 from .gate import Condition, parse_condition
 from .loading import _deliberate, model_from
+from .rejecting import zoo_rule
 from .report_page import Report, _free
 from .reporting import _check_numbers, report
 from .specs import _loaded, attack_from
@@ -119,7 +120,10 @@ def _judge(found: Report, conditions: Sequence[Condition], strict: bool) -> None
 
 # %% ../../nbs/evaluation/77_command.ipynb #89fabd71
 _Model = Annotated[
-    str, typer.Option(help="package.module:factory, such as torchvision.models:resnet18, or timm:NAME.")
+    list[str],
+    typer.Option(
+        help="package.module:factory, timm:NAME, zoo:NAME, hf:ORG/NAME, torchhub:REPO:NAME, robustbench:DATA/THREAT/NAME; several: an ensemble."
+    ),
 ]
 _Data = Annotated[
     str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, svhn, npz:PATH or folder:PATH.")
@@ -214,6 +218,7 @@ def evaluate_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _in_words():
         _free(out)
+        model = [word for given in model for word in _words(given)]
         names, looks = None if attacks is None else _words(attacks), _words(detectors)
         sizes = _numbers(mean, "--mean"), _numbers(std, "--std")
         place, settings, ball = _device(device), _options(options or []), threat_from(threat)
@@ -224,12 +229,14 @@ def evaluate_command(
             attack_from(name, ball, seed)
         loaded = _loaded(data, [*looks, reject or ""], held)
         network = model_from(model, loaded, weights, *sizes, settings, seed).to(place)
-        told = dict(zip(_TOLD, (model, weights and str(weights), mean, std, options or []), strict=True))
+        told = dict(
+            zip(_TOLD, (", ".join(model), weights and str(weights), mean, std, options or []), strict=True)
+        )
         how: Any = {
             "effort": effort,
             "points": points,
             "seed": seed,
-            "reject": reject,
+            "reject": zoo_rule(model, network) if reject is None else reject,
             "force": force,
             "told": told,
         }

@@ -7,6 +7,7 @@ __all__ = ['resolve', 'model_from', 'check_model', 'held_from', 'refuse_chance']
 
 # %% ../../nbs/evaluation/61_loading.ipynb #ee2cce66
 import importlib
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from ..architectures import Normalize
 from ..basics import PACKAGE, UsageError, near
 from ..borrowing import borrow, device_of
+from ..ensembles import Ensemble
+from .sources import _library, published, weights_only
 from ..images import Data
 from ..models import is_pickle, load_weights, seeded
 from ..runtime import in_batches, keywords_of, logits_of, predict
@@ -109,7 +112,7 @@ def resolve(
 
 # %% ../../nbs/evaluation/61_loading.ipynb #5ca5c749
 def model_from(
-    spec: str,  # `package.module:factory`, or `timm:NAME` for a model of timm
+    spec: str | Sequence[str],  # `package.module:factory`, timm:NAME, or of `SOURCES`; several: an ensemble
     data: Data,  # what it is to classify
     weights: str | Path | None = None,  # a safetensors file
     mean: Sequence[float] | None = None,  # normalisation outside the model, one number a channel, or one
@@ -123,8 +126,14 @@ def model_from(
     """
     if (mean is None) != (std is None):
         raise UsageError("give --mean and --std together, or neither where the model normalises by itself")
+    names = [spec] if isinstance(spec, str) else list(spec)
+    if not names or len(names) > 1 and weights is not None:
+        raise UsageError(
+            "an ensemble needs one or more models, and each has its own weights: leave out --weights"
+        )
     with seeded(seed):
-        model = _made(spec, data, dict(options or {}))
+        models = [_made(name, data, dict(options or {})) for name in names]
+    model = models[0] if len(models) == 1 else Ensemble(models)
     if weights is not None:
         model = _with_weights(model, Path(weights))
     if mean is not None and std is not None:
@@ -135,10 +144,31 @@ def model_from(
     check_model(model, data)
     return model
 
+# %% ../../nbs/evaluation/61_loading.ipynb #e91606e9
+def _of_source(spec: str, options: dict[str, Any]) -> nn.Module | None:
+    """Load a published model; whatever its library raises becomes a sentence."""
+    try:
+        model = published(spec, options)
+    except (UsageError, KeyboardInterrupt):
+        raise
+    except Exception as e:
+        unsafe = isinstance(e, pickle.UnpicklingError)
+        why = (
+            "its weights are a pickle with more in it than tensors, which could run code"
+            if unsafe
+            else _told(e)
+        )
+        raise UsageError(f"the model {spec!r} could not be loaded: {why}") from e
+    if model is None or isinstance(model, nn.Module):
+        return model if model is None else model.eval()
+    raise UsageError(f"the model {spec!r} is {type(model).__name__}, not a torch.nn.Module")
+
 # %% ../../nbs/evaluation/61_loading.ipynb #10ddb3a6
 def _made(spec: str, data: Data, options: dict[str, Any]) -> nn.Module:
     """Make the model with its factory."""
-    if spec.startswith("timm:"):
+    if (model := _of_source(spec, options)) is not None:
+        return model
+    if spec.startswith("timm:") and _library("timm"):
         options, spec = {"model_name": spec[5:]} | options, "timm:create_model"
     factory = resolve(spec, "the model")
     if isinstance(factory, nn.Module):
@@ -156,7 +186,8 @@ def _made(spec: str, data: Data, options: dict[str, Any]) -> nn.Module:
     offers = {"shape": data.shape, **sizes, **channels}
     settings = _given(factory, offers) | {k: offers[k] for k in hidden if k in offers} | options
     try:
-        with _beside() if _lies_here(factory) else nullcontext():
+        safely = weights_only() if spec == "timm:create_model" else nullcontext()
+        with safely, _beside() if _lies_here(factory) else nullcontext():
             model = factory(**settings)
     except Exception as e:
         told = ", ".join(f"{k}={v!r}" for k, v in settings.items())

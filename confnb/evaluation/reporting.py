@@ -33,8 +33,10 @@ from .gate import attacker_words, gate_of
 from .indicators import indicator_table
 from .loading import check_model, refuse_chance
 from confnb.evaluation.rejecting import (
+    Entry,
     Rejection,
     attack_with_rule,
+    model_and_rule,
     of_rule,
     of_scores,
     rejection_tables,
@@ -109,7 +111,8 @@ _DEFAULTS = {
 
 # %% ../../nbs/evaluation/76_reporting.ipynb #bf9887fc
 def report(
-    model: nn.Module,  # maps images (N, C, H, W) in [0, 1] to logits (N, K); comes back as it was
+    # maps images (N, C, H, W) in [0, 1] to logits (N, K); or an `Entry`, or words such as "zoo:digits/undefended"
+    model: nn.Module | Entry | str | Sequence[str],
     data: Data | str,  # a `Data`, or a name such as "digits" that `load_data` knows
     threat: Ball | str | float,  # the attack set, such as `Linf(8/255)`, "linf:8/255" or 8/255
     # names for `attack_from`, or functions by name; None: those of the effort
@@ -133,6 +136,7 @@ def report(
     how["effort"] = effort = effort_of(how["effort"])
     data = _loaded(data, [*detectors, how["reject"]]) if isinstance(data, str) else data
     check_threat(ball, data.x_test[:1])
+    model, how["reject"] = model_and_rule(model, data, how["reject"])
     check_model(model, data)
     folder = _free(out) if out else None
     how["points"] = min(how["points"] or effort.points, len(data.x_test))
@@ -189,7 +193,14 @@ def _tables(
     for name, attack in attacks.items():
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
-    made = {"x": x, "y": y, "held": clean, "table": pd.concat(each, ignore_index=True), "notes": notes}
+    made = {
+        "x": x,
+        "y": y,
+        "x_held": x_held,
+        "held": clean,
+        "table": pd.concat(each, ignore_index=True),
+        "notes": notes,
+    }
     made["radii"] = step("other radii", partial(_radii, model, made, ball, how))
     made["heard"] = notes | (
         {ELSEWHERE: Notes([], warnings=w)} if (w := made["radii"].attrs["warnings"]) else {}
