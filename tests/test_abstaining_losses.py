@@ -18,7 +18,7 @@ from confnb.calibrated_training import CCATLoss, fading_targets
 from confnb.certified_losses import GOODLoss
 from confnb.consistency import Consistency, consistency_rule
 from confnb.data import load_data
-from confnb.evaluation.zoo import load_entry
+from confnb.evaluation.rejecting import load_entry
 from confnb.losses import Adversarial, CrossEntropyLoss, WithL2, from_words, in_words
 from confnb.models import build, logits_and_features, seeded
 from confnb.nearby import NearbyLoss, TopConfidence

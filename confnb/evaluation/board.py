@@ -78,6 +78,12 @@ class Board:
         return "\n".join(self.sentences)
 
 # %% ../../nbs/evaluation/83_board.ipynb #7b88c710
+_OF_TOPICS = (
+    "cnn-",
+    "resnet",
+)  # networks of single experiments, which stand on a board only if they are named
+
+
 def board(
     entries: Sequence[str] | None = None,  # names of the zoo, folders; None: all of the zoo for these data
     data: str = "digits",  # of `load_data`
@@ -95,7 +101,11 @@ def board(
     Raises UsageError: a setting out of range, a folder of somebody else's, or not one entry can be judged.
     """
     start, how = time.perf_counter(), board_options(data, **options)
-    own = [name for name in zoo_folders() if name.split("/")[0] == data]
+    own = [
+        n
+        for n in zoo_folders()
+        if n.startswith(f"{data}/") and not n.removeprefix(f"{data}/").startswith(_OF_TOPICS)
+    ]
     names = list(dict.fromkeys(own if entries is None else entries))
     if not names:
         raise UsageError(f"there is no entry for {data}: name entries of the zoo or folders of submissions")

@@ -62,14 +62,16 @@ def board_entry(
     network = _answering(_built(recipe).to(device_of(found.model)).eval(), from_words(recipe["loss"]))
     about = f"{recipe['network']}, trained with {_briefly(recipe['loss'])}"
     about += f"; {_around(found.card.wrapper)}" if found.card.wrapper else ""
-    return BoardEntry(name, name.split("/")[0], found.model, network, found.rule, about)
+    rule = None if found.card.reject == "confidence" else found.rule  # the usual attacks aim at confidence
+    return BoardEntry(name, name.split("/")[0], found.model, network, rule, about)
 
 
 def _around(wrapper: Any) -> str:
     "What is put around a network, in a few words"
     if isinstance(wrapper, list):
         return f"votes with {', '.join(wrapper)}"
-    return f"in {_briefly(wrapper) if isinstance(wrapper, dict) else wrapper}".replace("confnb:", "")
+    said = _briefly(wrapper) if isinstance(wrapper, dict) else str(wrapper)
+    return f"in {re.sub(r'confnb[.a-z_]*:', '', said)}"
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #7ae837c4
 def forward_passes(

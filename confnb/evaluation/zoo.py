@@ -27,8 +27,12 @@ def _briefly(words: Any) -> str:
         return f"{words:.3g}" if isinstance(words, float) else str(words)
     if len(words) == 1 and isinstance(next(iter(words.values())), dict):
         ((name, given),) = words.items()
-        return f"{name}({_briefly(given)[1:-1]})"
-    return f"({', '.join(f'{name}={_briefly(value)}' for name, value in words.items())})"
+        return f"{name}({_settings(given)})"
+    return f"({_settings(words)})"
+
+
+def _settings(words: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={_briefly(value)}" for name, value in words.items())
 
 # %% ../../nbs/evaluation/78_zoo.ipynb #c71f0257
 def _row(name: str, card: Card, weights: Path) -> dict[str, Any]:
