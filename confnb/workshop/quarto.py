@@ -201,8 +201,6 @@ class Finish:
 
     def begin(self) -> None:
         """Finish all its cells at once."""
-        from execnb.nbio import dict2nb
         from nbdev.doclinks import NbdevLookup
 
-        cells = finished(self.nb.cells, NbdevLookup().linkify)
-        self.nb.cells = [c if hasattr(c, "source") else dict2nb({"cells": [c]}).cells[0] for c in cells]
+        self.nb.cells = finished(self.nb.cells, NbdevLookup().linkify)

@@ -330,8 +330,8 @@ def room_title(
 def _place(address: str) -> tuple[bool, int, int, str]:
     """Say where a page comes in the reading order: the front page, then room by room."""
     room, page = address.split("/")[0], Path(address).stem
-    places = [known.index(n) if n in known else len(known) for n, known in ((room, ROOMS), (page, FIRST))]
-    return "/" in address, *places, address
+    place = ROOMS.index(room) if room in ROOMS else len(ROOMS)
+    return "/" in address, place, FIRST.index(page) if page in FIRST else len(FIRST), address
 
 
 def _contents(notebooks: dict[Path, Any]) -> str:
