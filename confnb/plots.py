@@ -186,8 +186,7 @@ def publish(
     shown: Any,  # a matplotlib figure, or a DataFrame for a table
     data: pd.DataFrame,  # the numbers behind it
     caption: str,  # one or two sentences that name data, model and budget
-    out: str
-    | Path = "",  # the folder for ID.png, ID.svg, ID.csv, ID.json, a table's ID.html; "" writes nothing
+    out: str | Path = "",  # the folder for ID.png, .svg, .csv, .json, and .html of a table; "" writes nothing
 ) -> Published:
     """Show a table or figure in the notebook with its caption, and keep its files where `out` is given.
 

@@ -139,3 +139,14 @@ def look(browser, page, width, dark=False):
     messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     return [url for url in asked if not url.startswith(("file:", "data:", "chrome"))]  # the browser's own first tab is no network
+
+
+def leaks(cells):
+    """What a page would show that is no text: raw links, notes to the linter, names of figures, modules and programs."""
+    texts = [t for c in cells if c["cell_type"] == "code" for o in c.get("outputs", ()) for t in (o.get("data") or {"text": o.get("text", "")}).values()]
+    texts += [c["source"] for c in cells if c["cell_type"] != "code"]
+    shown = "\n".join("".join(t) for t in texts if isinstance(t, str | list))
+    found = re.findall(r".{0,40}(?:\[\[`|<Figure size|# noqa|__main__|No description|\]\([^)\s]*\)[^\[\]\n]*\]\().{0,40}", shown)
+    fences = re.findall(r"(?s)```python\n(.*?)```", shown)
+    found += [fence for fence in fences if re.search(r"\[`[^`]*`\]\(http", fence)]
+    return found + [line for c in cells if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines() if "  # noqa" in line]

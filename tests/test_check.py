@@ -60,7 +60,7 @@ def test_the_first_failure_and_the_end_of_the_time_end_it(tmp_path, monkeypatch,
     does = {"good": "pass", "slow": "import time; time.sleep(60)", "bad": "raise SystemExit(3)", "after": "open('there', 'w')"}
     monkeypatch.setattr(check, "changed", lambda root: [])
     monkeypatch.setattr(check, "commands", lambda root, files: {k: [sys.executable, "-c", v] for k, v in does.items()})
-    assert check.check(tmp_path, seconds=1) == 3
+    assert check.check_changes(tmp_path, seconds=1) == 3
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("good: fine") and said[1].startswith("slow: not done within 1 s") and said[2].startswith("bad: failed") and len(said) == 3
     assert not (tmp_path / "there").exists()

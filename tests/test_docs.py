@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from projects import leaks
 
 from confnb.workshop import api_pages, in_step
 from confnb.workshop import docs_build as made
@@ -201,8 +202,7 @@ def test_nbdev_processes_every_notebook_without_quarto(tmp_path):
         head = yaml.safe_load("".join(cells[0]["source"]).strip().strip("-"))
         assert head["title"] == made.title(page)[0] and head["output-file"].endswith(".html")
         assert not [c for c in cells if c["cell_type"] == "code" and "#| export" in "".join(c["source"])]
-        leaks = re.search(r"\[\[`|<Figure size|# noqa|__main__|No description|\]\([^)]*\)\]\(", json.dumps(cells, ensure_ascii=False))
-        assert not leaks, f"{name(page)}: {leaks}"
+        assert not leaks(cells), f"{name(page)}: {leaks(cells)[:3]}"
         lost = words(page) - words(made_there / name(page)) - set(re.findall(r"\w+", made.cells(page)[0][1]))
         assert not lost, f"nbdev drops text of {name(page)}: {sorted(lost)[:10]}"
     documented = "".join((made_there / "foundations/26_max_confidence.ipynb").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = list(docs_build.modules(ROOT))  # in the order of the notebooks: an import only points up this list
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not {".ipynb_checkpoints", "api"} & set(p.parts))
 NUMBERED = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
-TOPICS = [p for p in NOTEBOOKS if p.parent.name == "topics"]
+TOPICS = [p for p in NOTEBOOKS if p.parent.name == "topics" and p.stem != "index"]
 DEV = ["papermill", "nbdev", "execnb", "jupyter", "jupyterlab", "jupyter_core", "nbconvert", "nbformat", "nbclient", "IPython", "ipykernel", "pytest"]
 LAZY = ["matplotlib", "seaborn"]
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from projects import leaks
 
 from confnb.workshop import quarto
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAKS = re.compile(r"\[\[`|<Figure size|\(#noqa|# noqa|__main__|No description|\[`[^`]*`\]\([^)]*\)\]\(")
 
 
 class Cell(SimpleNamespace):
@@ -123,7 +123,7 @@ def test_what_is_exported_shows_its_source_behind_a_click_below_its_documentatio
         "#| code-fold: false\nN = 3",
         "#| code-fold: false\nf()",
     ]
-    assert not LEAKS.search(str(cells))
+    assert leaks(cells) == []
 
 
 def picture(caption=""):
@@ -212,22 +212,53 @@ def processed(tmp_path_factory):
 
 
 def test_the_pages_that_quarto_is_given_leak_nothing(processed):
-    for name, cells in processed.items():
-        found = LEAKS.search(json.dumps(cells, ensure_ascii=False))
-        assert not found, f"{name}: {found}"
-        fences = re.findall(
-            r"```python\n(.*?)```",
-            "\n".join(
-                "".join(o["data"].get("text/markdown", ""))
-                for c in cells
-                for o in c.get("outputs", ())
-                if "data" in o
-            ),
-            re.S,
-        )
-        assert not any("](http" in fence for fence in fences), name
+    assert {name: found for name, cells in processed.items() if (found := leaks(cells))} == {}
     documented = json.dumps(processed["22_attacks"])
     assert "x: Tensor,  # images" in documented and "confnb.unions.Set" not in documented
+
+
+def test_leaks_are_found():
+    said = [
+        "[[`a`](u)](v)",
+        "see [by [`a`](u) b](v)",
+        "<Figure size 5x5 with 1 Axes>",
+        "x:__main__.A",
+        "# noqa: B008",
+        "```python\nf() # [`a`](http://u)\n```",
+    ]
+    assert (
+        all(len(leaks([text(s)])) == 1 for s in said)
+        and leaks([text("[`a`](u) and [b](v), x[[1, 2]]")]) == []
+    )
+    assert leaks(
+        [code("f()  # noqa: F"), code("x", outputs=[{"data": {"text/plain": "<Figure size 1x1>"}}])]
+    ) == ["<Figure size 1x1>", "f()  # noqa: F"]
+
+
+EVERY = """
+import json, os, sys
+from execnb.nbio import read_nb
+from nbdev.frontmatter import FrontmatterProc
+from nbdev.process import NBProcessor
+from nbdev.processors import add_links, hide_, populate_language
+from confnb.workshop.quarto import Finish
+sys.path.insert(0, "tests")
+from projects import leaks
+for path in sys.argv[1:]:
+    one = NBProcessor(nb=read_nb(path), procs=[FrontmatterProc, populate_language, hide_, add_links, Finish])
+    one.process()
+    print(json.dumps([path, leaks(one.nb.cells)]))
+"""
+
+
+@pytest.mark.slow
+def test_no_page_leaks_anything():
+    """Every notebook, with nbdev's links, but without the documentation for which nbdev would have to execute it."""
+    paths = [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("nbs/*/*.ipynb")) if p.parent.name != "api"]
+    done = subprocess.run([sys.executable, "-c", EVERY, *paths], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = dict(map(json.loads, done.stdout.splitlines()))
+    assert len(found) == len(paths) and {p: told for p, told in found.items() if told} == {}
 
 
 def test_every_figure_of_a_processed_page_has_a_description(processed):

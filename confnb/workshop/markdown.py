@@ -139,7 +139,7 @@ def tidy_table(
         and not corner.get_text()
         and [t and t.get_text() for t in first] == [str(i) for i in range(len(rows))]
     ):
-        for cell in (corner, *first):
+        for cell in (corner, *(t for t in first if t)):
             cell.decompose()
     for cell in table("td", string=re.compile(r"^(NaN|None|<NA>|NaT)$")):
         cell.string = ""

@@ -105,7 +105,7 @@ def cells_of(notebook: Path) -> list[dict[str, Any]]:
 
 # %% ../../nbs/workshop/83_parameters.ipynb #913eb2cf
 def parameters_cell(notebook: Path) -> str:
-    """Read the source of the cell tagged `parameters`: each parameter with its default and what it is; "" without one."""
+    """Read the source of the cell tagged `parameters`: names, defaults, meanings; "" without one."""
     tagged = (c["source"] for c in cells_of(notebook) if "parameters" in (c["metadata"].get("tags") or ()))
     return next(tagged, "")
 

@@ -30,13 +30,16 @@ def unlinked(
     return _NAME.sub(lambda m: m[1] if m[1].strip("`") in AMBIGUOUS and "(http" in m[0] else m[0], text)
 
 # %% ../../nbs/workshop/98_quarto.ipynb #bf55b57f
+_NOQA = re.compile(r"\s{2}# ?noqa.*")
+
+
 def _header(source: str, node: ast.FunctionDef) -> str:
     """Cut a function's head out of its source, from `def` to the colon, without notes to the linter."""
     if node.body[0].lineno == node.lineno:
         return _signature(node)
     lines = source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]
     text = dedent("\n".join(lines))
-    return re.sub(r"  # noqa.*", "", text).rstrip().removesuffix(":")
+    return _NOQA.sub("", text).rstrip().removesuffix(":")
 
 # %% ../../nbs/workshop/98_quarto.ipynb #af227557
 def written(
@@ -143,7 +146,7 @@ def finished(
         if cell["cell_type"] == "markdown":
             cell["source"] = unlinked(cell["source"])
             above = plain(cell["source"].strip().split("\n\n")[-1])[:300] or above
-        elif cell["cell_type"] == "code" and "show_doc(" in cell["source"]:
+        elif _documents(cell):
             for output in cell.get("outputs", ()):
                 text = "".join(output["data"].get("text/markdown", ""))
                 output["data"] = {"text/markdown": documented(text, sources, link)}
@@ -153,7 +156,7 @@ def finished(
             cell["outputs"], options = _outputs(cell.get("outputs", []), above)
             summary = _summary(cell, getattr(cell, "directives_", ()), article)
             folded = {"code-fold": True, "code-summary": summary} if summary else {"code-fold": False}
-            cell["source"] = _with_options(re.sub(r"  # noqa.*", "", cell["source"]), folded | options)
+            cell["source"] = _with_options(_NOQA.sub("", cell["source"]), folded | options)
         kept.append(cell)
     return kept
 
@@ -168,10 +171,15 @@ def _unseen(cell: Any) -> bool:
     )
 
 
+def _documents(cell: Any) -> bool:
+    """Tell whether a cell is nbdev's, with the documentation of a name."""
+    return cell["cell_type"] == "code" and bool(re.search(r"(?m)^show_doc\(", cell["source"]))
+
+
 def _before_source(kept: list[Any]) -> int:
     """Find the place before the source that ends a list of cells, and before what already documents it."""
     n = len(kept) - (bool(kept) and bool({"export", "exports"} & set(getattr(kept[-1], "directives_", ()))))
-    while n < len(kept) and n and "show_doc(" in kept[n - 1]["source"]:
+    while n < len(kept) and n and _documents(kept[n - 1]):
         n -= 1
     return n
 
@@ -193,8 +201,6 @@ class Finish:
 
     def begin(self) -> None:
         """Finish all its cells at once."""
-        from execnb.nbio import dict2nb
         from nbdev.doclinks import NbdevLookup
 
-        cells = finished(self.nb.cells, NbdevLookup().linkify)
-        self.nb.cells = [c if hasattr(c, "source") else dict2nb({"cells": [c]}).cells[0] for c in cells]
+        self.nb.cells = finished(self.nb.cells, NbdevLookup().linkify)

@@ -134,15 +134,6 @@ def page(
     return template("page.html.j2").render(title=title, body=body, **around)
 
 
-def _headings(body: str) -> list[tuple[int, str, str]]:
-    """List the headings of a page for its contents: level, anchor, HTML without links."""
-    found = re.findall(r'(?s)<h([123])\b[^>]*? id="([^"]+)"[^>]*>(.*?)</h\1>', body)
-    texts = [
-        (int(n), a, re.sub(r'<a class="anchor-link".*?</a>|</?a\b[^>]*>', "", t).strip()) for n, a, t in found
-    ]
-    return texts[1:] if len(texts) > 3 else []
-
-
 _OPTIONS = (
     f"--lua-filter={PACKAGE / 'templates/outputs.lua'}",
     "--citeproc",
@@ -155,6 +146,15 @@ def _bibliography(folder: Path) -> list[str]:
     """Name the references.bib nearest above a folder, for pandoc."""
     found = (f / "references.bib" for f in (folder, *folder.resolve().parents))
     return [f"--bibliography={bib}" for bib in found if bib.is_file()][:1]
+
+# %% ../../nbs/workshop/81_site.ipynb #c0a7e275
+def _headings(body: str) -> list[tuple[int, str, str]]:
+    """List the headings of a page for its contents: level, anchor, HTML without links."""
+    found = re.findall(r'(?s)<h([123])\b[^>]*? id="([^"]+)"[^>]*>(.*?)</h\1>', body)
+    texts = [
+        (int(n), a, re.sub(r'<a class="anchor-link".*?</a>|</?a\b[^>]*>', "", t).strip()) for n, a, t in found
+    ]
+    return texts[1:] if len(texts) > 3 else []
 
 # %% ../../nbs/workshop/81_site.ipynb #ffc661a3
 def _localised(html: str, folder: Path, links: dict[Path, str]) -> str:
@@ -330,8 +330,8 @@ def room_title(
 def _place(address: str) -> tuple[bool, int, int, str]:
     """Say where a page comes in the reading order: the front page, then room by room."""
     room, page = address.split("/")[0], Path(address).stem
-    places = [known.index(n) if n in known else len(known) for n, known in ((room, ROOMS), (page, FIRST))]
-    return "/" in address, *places, address
+    place = ROOMS.index(room) if room in ROOMS else len(ROOMS)
+    return "/" in address, place, FIRST.index(page) if page in FIRST else len(FIRST), address
 
 
 def _contents(notebooks: dict[Path, Any]) -> str:

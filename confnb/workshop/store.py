@@ -198,7 +198,7 @@ def _claims(rows: list[dict[str, str]]) -> str:
             "claim": "".join(
                 f"({said}) " for said in (r["run"], "ours" if r["kind"] == "ours" else "") if said
             )
-            + f"{r['claim']} ({r['source']})"
+            + f"{r['claim'].removeprefix('(ours) ')} ({r['source']})"
         }
         for r in rows
     ]
