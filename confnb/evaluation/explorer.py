@@ -97,14 +97,20 @@ def _pictures(name: str, rows: pd.DataFrame, images: Tensor, threshold: float) -
     wrong = rows[rows.prediction != rows.label].nlargest(_MOST, "confidence", keep="first")
     return [
         {
-            "label": int(r.label),
-            "prediction": int(r.prediction),
-            "confidence": float(r.confidence),
-            "said": f"{np.floor(1000 * r.confidence) / 1000:.3f}",
-            "above": r.confidence > threshold,
-            "png": _png(images[i]),
+            "label": label,
+            "prediction": prediction,
+            "confidence": sure,
+            "said": f"{np.floor(1000 * sure) / 1000:.3f}",
+            "above": sure > threshold,
+            "png": _png(images[int(i)]),
         }
-        for i, r in zip(wrong.index, wrong.itertuples(), strict=True)
+        for i, label, prediction, sure in zip(
+            wrong.index,
+            wrong.label.tolist(),
+            wrong.prediction.tolist(),
+            wrong.confidence.tolist(),
+            strict=True,
+        )
     ]
 
 # %% ../../nbs/evaluation/59_explorer.ipynb #7bb33f64
