@@ -18,7 +18,15 @@ from toys import images, linear
 
 from confnb.architectures import GlobalAverage, Normalize, PreactUnit, Residual
 from confnb.attacks import pgd
-from confnb.certificates import ConfidenceBounds, DetectionAUC, LinearBounds, bracket, certify, detection_auc, plot_bracket
+from confnb.certificates import (
+    ConfidenceBounds,
+    DetectionAUC,
+    LinearBounds,
+    bracket,
+    certify,
+    detection_auc,
+    plot_bracket,
+)
 from confnb.certified_losses import (
     CrownIntervalLoss,
     GOODLoss,

@@ -8,7 +8,15 @@ from torch import nn
 
 from confnb.data import load_data
 from confnb.evaluation import exact_study
-from confnb.evaluation.exact_study import attack_and_prove, dense_network, missed_failures, raw_digits, shortfalls, study_attacks, study_plans
+from confnb.evaluation.exact_study import (
+    attack_and_prove,
+    dense_network,
+    missed_failures,
+    raw_digits,
+    shortfalls,
+    study_attacks,
+    study_plans,
+)
 from confnb.exact import Exact
 from confnb.models import seeded
 from confnb.sets import Linf

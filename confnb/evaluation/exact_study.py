@@ -65,7 +65,7 @@ def study_plans(
 ) -> dict[str, tuple[Any, dict[str, Any], Loss, Recipe]]:  # for `load_or_train_each`
     """Plan the networks of the study: each size undefended, adversarially trained and interval-trained."""
     larger = Linf(1.5 * ball.eps)  # bounds are tight where the training asked for more
-    losses = {
+    losses: dict[str, Loss] = {
         "undefended": CrossEntropyLoss(),
         "adversarially trained": Adversarial(ball, 4, ramp=0.3),
         "interval-trained": IntervalLoss(larger),
@@ -80,7 +80,7 @@ def study_plans(
 # %% ../../nbs/evaluation/90_exact_study.ipynb #d7f416cd
 def study_attacks(
     ball: Linf,  # the set to stay in
-) -> dict[str, Attack]:
+) -> Mapping[str, Attack]:
     """List the attacks of the study by name, from weak to strong."""
     climb = partial(maximize, steps=100, rule=APGDRule())
     race = {e: partial(max_confidence, ball=ball, effort=e) for e in ("quick", "standard", "thorough")}
