@@ -331,7 +331,7 @@ def test_the_front_page_shows_stored_pictures_each_a_link_and_its_examples_with_
     assert "of clean images right" in readme and "- sound: all" in readme and "git clone https://" in readme and "explorer(" not in readme and "oninput" not in readme
 
 
-@pytest.mark.parametrize("page, first", [("how-to", "tutorial"), ("reference", "background")])
+@pytest.mark.parametrize("page, first", [("how-to", "install"), ("reference", "background")])
 def test_the_sidebar_begins_with_what_is_needed_first(site, page, first):
     section = next(s for s in site[1] if s.get("section", "").lower().replace(" ", "-") == page)
     assert section["contents"][0] == f"{page}/{first}.ipynb"

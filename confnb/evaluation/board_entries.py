@@ -158,7 +158,7 @@ def _of_factory(folder: Path, module: ModuleType, name: str, *given: Any) -> Any
     except Exception as e:
         raise UsageError(f"{folder / FACTORY}: {name} failed: {_told(e)}") from e
 
-
+# %% ../../nbs/evaluation/80_board_entries.ipynb #7acefb0a
 def _module_of(folder: Path, name: str, made: Any) -> nn.Module:
     "What it made, if that is a module"
     if not isinstance(made, nn.Module):

@@ -244,7 +244,7 @@ def save_judged(
         {"images": found.images.contiguous()}, path, {"judged": json.dumps(words | tables, allow_nan=True)}
     )
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #b2951b2a
 def load_judged(
     path: Path,  # of `save_judged`
 ) -> Judged:
@@ -308,7 +308,7 @@ def ranked(
         return rows.assign(confidence=rows.score)
     return rank_by_confidence(rows, "score", found.rows("held").score.to_numpy(float))
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #c52cee6a
 def _areas(found: Judged) -> dict[str, float]:
     "The AUGRC of clean, attacked and certified answers; NaN where there is no certificate"
     clean = ranked(found, "clean")

@@ -60,7 +60,7 @@ def _place(failure: float, success: float) -> tuple[float, float]:
     left, top, width, height = _BOX
     return left + width * failure, top + height * (1 - success)
 
-
+# %% ../../nbs/evaluation/59_explorer.ipynb #cb1c30fa
 def _path(clean: pd.DataFrame, attacked: pd.DataFrame) -> str:
     "A success-fail curve as the path of an SVG, from the highest threshold to the lowest"
     t = np.union1d(clean.threshold, attacked.threshold)[::-1]

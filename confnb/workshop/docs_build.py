@@ -94,7 +94,7 @@ def headings(path: Path) -> Iterator[tuple[int, str, int]]:
             if number or len(level) > 1:
                 yield number, text, len(level)
 
-
+# %% ../../nbs/workshop/95_docs_build.ipynb #8cadd48a
 def title(path: Path) -> tuple[str, str]:
     """Read the title of a notebook and the line on what it is."""
     head = re.match(r"# (?P<title>.+)\n\s*\n> (?P<says>.+)", cells(path)[0][1])

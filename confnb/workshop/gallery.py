@@ -113,7 +113,7 @@ def _departures(
         said.setdefault(about, []).append(f"{name} {_short(here)} (not {_short(there)})")
     return [(about, ", ".join(said[about]), len(said[about])) for about, _ in _ABOUT if about in said]
 
-
+# %% ../../nbs/workshop/82_gallery.ipynb #a53335fb
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -286,7 +286,7 @@ def _of_first_edition(out: Path, names: Iterable[str]) -> set[str]:
         return set()
     return {n for n in names if _FIRST in (head := _head(out / n)) and ".rendered_html" in head}
 
-
+# %% ../../nbs/workshop/81_site.ipynb #961b4b4a
 def _web(root: Path) -> str:
     """Find where the notebooks are on the web, as settings.ini says."""
     settings = configparser.ConfigParser()

@@ -293,7 +293,7 @@ def _table(path: Path) -> str:
         [_shown(k) for k in rows[0]], [[_shown(_short(v)) for v in row.values()] for row in rows]
     )
 
-
+# %% ../../nbs/workshop/92_store.ipynb #85d4f11a
 def _short(text: str) -> str:
     try:
         return f"{float(text):.4g}" if "." in text else text
