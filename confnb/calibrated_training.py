@@ -34,6 +34,11 @@ def fading_targets(
     left = (1 - (distance / eps).clamp(0, 1)) ** rho
     return left[:, None] * F.one_hot(y, classes) + (1 - left[:, None]) / classes
 
+# %% ../nbs/confidence/62_calibrated_training.ipynb #b40b6f28
+def _moved(ball: Linf | L2, x: Tensor, z: Tensor) -> Tensor:
+    "How far points are from their images, in the norm of the ball, (N,)"
+    return (z - x).flatten(1).norm(math.inf if isinstance(ball, Linf) else 2, 1)
+
 # %% ../nbs/confidence/62_calibrated_training.ipynb #ea891bce
 @dataclass(frozen=True)
 class CCATLoss:
@@ -64,8 +69,7 @@ class CCATLoss:
         climb |= {"rule": GradientRule(momentum=0.9)}
         z = training_points(model, WrongConfidence(own), near, ball, rng, self.steps, **climb)
         logits = model(torch.cat([x[:kept], z]))
-        distance = (z - near).flatten(1).norm(math.inf if isinstance(ball, Linf) else 2, 1)
-        faded = fading_targets(own, logits.shape[1], distance, ball.eps, self.rho)
+        faded = fading_targets(own, logits.shape[1], _moved(ball, near, z), ball.eps, self.rho)
         return F.cross_entropy(
             logits, torch.cat([F.one_hot(y[:kept], logits.shape[1]).to(faded), faded]).to(logits)
         )

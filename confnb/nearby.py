@@ -24,6 +24,11 @@ class TopConfidence:
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         return logits.log_softmax(1).amax(1)
 
+# %% ../nbs/confidence/63_nearby.ipynb #6ff5f0bb
+def _against_uniform(logits: Tensor) -> Tensor:
+    "The cross-entropy of answers against the uniform distribution, (N,)"
+    return -logits.log_softmax(1).mean(1)
+
 # %% ../nbs/confidence/63_nearby.ipynb #5decfc0d
 @dataclass(frozen=True)
 class NearbyLoss:
@@ -60,5 +65,5 @@ class NearbyLoss:
         wide = replace(far, eps=near.eps + (far.eps - near.eps) * share)
         outside = training_points(model, TopConfidence(), x, wide, rng, self.steps, keep="best")
         at, around = model(torch.cat([inside, outside])).chunk(2)
-        unsure = -around.log_softmax(1).mean(1) * ~near.contains(outside, x)
+        unsure = _against_uniform(around) * ~near.contains(outside, x)
         return F.cross_entropy(at, y) + self.weight * unsure.mean()

@@ -114,18 +114,15 @@ def _head(model: nn.Module) -> nn.Module:
     return head
 
 # %% ../nbs/confidence/64_rectified.ipynb #0f4fccbf
-class RectifiedConfidence(nn.Module):
+@dataclass(frozen=True)
+class RectifiedConfidence:
     """Score answers by their rectified confidence, (N,)."""
 
-    def __init__(
-        self,
-        head: nn.Module,  # maps hidden vectors (N, D) to (N, 1), the logit of A
-    ):
-        super().__init__()
-        self.head = head
+    head: nn.Module  # maps hidden vectors (N, D) to (N, 1), the logit of A
 
-    def forward(self, logits: Tensor, features: Tensor) -> Tensor:
-        return logits.softmax(1).amax(1) * self.head(features)[:, 0].sigmoid()
+    def __call__(self, logits: Tensor, features: Tensor) -> Tensor:
+        a: Tensor = self.head(features)[:, 0].sigmoid()
+        return logits.softmax(1).amax(1) * a
 
 # %% ../nbs/confidence/64_rectified.ipynb #0f7115df
 def rectified_rule(

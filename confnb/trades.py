@@ -38,6 +38,9 @@ def ramped(
     share = min(1.0, progress / ramp) if ramp else 1.0
     return replace(ball, eps=share * ball.eps) if share > 0 else None
 
+# %% ../nbs/confidence/61_trades.ipynb #24c521e0
+_LAST: dict[str, Any] = {"keep": "last", "autocast": "auto", "rescore": False}  # of a climb inside a training
+
 # %% ../nbs/confidence/61_trades.ipynb #f6f55054
 def training_points(
     model: nn.Module,  # in whatever mode; it is searched in evaluation mode, and comes back as it was
@@ -50,14 +53,8 @@ def training_points(
 ) -> Tensor:  # (N, C, H, W)
     """Climb an objective around each image of a batch, and give the last points, without a gradient."""
     seed = int(torch.randint(2**31, (), generator=rng))
-    settings: dict[str, Any] = {
-        "seed": seed,
-        "keep": "last",
-        "autocast": "auto",
-        "rescore": False,
-        "batch_size": len(x),
-    }
-    return maximize(model, objective, x, ball, steps, **(settings | climb)).x
+    settings = _LAST | {"seed": seed, "batch_size": len(x)} | climb
+    return maximize(model, objective, x, ball, steps, **settings).x
 
 # %% ../nbs/confidence/61_trades.ipynb #8d3da9ba
 def _check_search(steps: int, ramp: float, **positive: float) -> None:
