@@ -180,6 +180,12 @@ def test_tables_ask_for_no_script_and_sentences_are_text():
     assert len(shown) == 2 and shown[1].startswith("Of three claims")
 
 
+def test_a_page_has_one_heading_of_the_first_level():
+    cells = quarto.finished([text("## A\n\n```sh\n# no heading\n```"), text("# Part\n\nText # 1\n### C")])
+    assert [c.source for c in cells] == ["### A\n\n```sh\n# no heading\n```", "## Part\n\nText # 1\n#### C"]
+    assert quarto.finished([text("## A\n\n```sh\n# no heading\n```")])[0].source.startswith("## A")
+
+
 def test_articles_fold_what_is_long():
     long = "x = 1\n" * 13
     assert options(quarto.finished([code(long)])[0]) == {"code-fold": False}

@@ -131,6 +131,20 @@ def _markdown(text: str) -> dict[str, Any]:
     """Make an output of Markdown."""
     return {"output_type": "display_data", "data": {"text/markdown": text}, "metadata": {}}
 
+# %% ../../nbs/workshop/98_quarto.ipynb #ed10e8bb
+_FENCED = re.compile(r"(?ms)^(```.*?^```)")
+
+
+def _levels(text: str) -> list[int]:
+    """List the levels of the headings of a text, code left out."""
+    return [len(marks) for marks in re.findall(r"(?m)^(#+) ", _FENCED.sub("", text))]
+
+
+def _demoted(text: str) -> str:
+    """Put every heading of a text one level down."""
+    parts = _FENCED.split(text)
+    return "".join(p if p.startswith("```") else re.sub(r"(?m)^(#+ )", r"#\1", p) for p in parts)
+
 # %% ../../nbs/workshop/98_quarto.ipynb #cd641a66
 def finished(
     cells: Iterable[Any],  # of a notebook that nbdev has processed
@@ -142,9 +156,11 @@ def finished(
     sources = {
         n.name: c["source"] for c in cells if c["cell_type"] == "code" for n in _definitions(c["source"])
     }
+    texts = [c for c in cells if c["cell_type"] == "markdown"]
+    down = any(level == 1 for c in texts for level in _levels(c["source"]))
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            cell["source"] = unlinked(cell["source"])
+            cell["source"] = unlinked(_demoted(cell["source"]) if down else cell["source"])
             above = plain(cell["source"].strip().split("\n\n")[-1])[:300] or above
         elif _documents(cell):
             for output in cell.get("outputs", ()):
