@@ -19,6 +19,12 @@ from .runtime import streams
 from .sets import L2, Linf
 from .trades import _check_search, ramped, training_points
 
+# %% ../nbs/confidence/62_calibrated_training.ipynb #7514a9f1
+def _left(distance: Tensor, eps: float | Tensor, rho: float) -> Tensor:
+    "What is left of the label at a distance, the lambda of the paper, (N,)"
+    left: Tensor = (1 - (distance / eps).clamp(0, 1)) ** rho
+    return left
+
 # %% ../nbs/confidence/62_calibrated_training.ipynb #558a9f19
 def fading_targets(
     y: Tensor,  # labels (N,)
@@ -31,8 +37,7 @@ def fading_targets(
 
     Source: Stutz et al. (2020), equations 3 and 4.
     """
-    left = (1 - (distance / eps).clamp(0, 1)) ** rho
-    return left[:, None] * F.one_hot(y, classes) + (1 - left[:, None]) / classes
+    return 1 / classes + _left(distance, eps, rho)[:, None] * (F.one_hot(y, classes) - 1 / classes)
 
 # %% ../nbs/confidence/62_calibrated_training.ipynb #b40b6f28
 def _moved(ball: Linf | L2, x: Tensor, z: Tensor) -> Tensor:
