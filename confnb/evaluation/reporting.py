@@ -193,14 +193,7 @@ def _tables(
     for name, attack in attacks.items():
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
-    made = {
-        "x": x,
-        "y": y,
-        "x_held": x_held,
-        "held": clean,
-        "table": pd.concat(each, ignore_index=True),
-        "notes": notes,
-    }
+    made = {"x": x, "y": y, "held": clean, "table": pd.concat(each, ignore_index=True), "notes": notes}
     made["radii"] = step("other radii", partial(_radii, model, made, ball, how))
     made["heard"] = notes | (
         {ELSEWHERE: Notes([], warnings=w)} if (w := made["radii"].attrs["warnings"]) else {}
