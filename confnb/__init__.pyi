@@ -129,10 +129,6 @@ from .ensembles import Averaged as Averaged
 from .ensembles import Ensemble as Ensemble
 from .ensembles import confidence_over_draws as confidence_over_draws
 from .ensembles import transfer as transfer
-from .evaluation.board import Board as Board
-from .evaluation.board import board as board
-from .evaluation.board import judge_named as judge_named
-from .evaluation.board import write_board as write_board
 from .evaluation.board_entries import BoardEntry as BoardEntry
 from .evaluation.board_entries import FACTORY as FACTORY
 from .evaluation.board_entries import board_entry as board_entry
@@ -155,6 +151,10 @@ from .evaluation.board_tables import load_judged as load_judged
 from .evaluation.board_tables import most_accepted as most_accepted
 from .evaluation.board_tables import ranked as ranked
 from .evaluation.board_tables import save_judged as save_judged
+from .evaluation.boards import Board as Board
+from .evaluation.boards import board as board
+from .evaluation.boards import judge_named as judge_named
+from .evaluation.boards import write_board as write_board
 from .evaluation.broken import Broken as Broken
 from .evaluation.broken import KWinners as KWinners
 from .evaluation.broken import broken_defences as broken_defences

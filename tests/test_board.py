@@ -18,9 +18,7 @@ from confnb import networks
 from confnb.basics import UsageError
 from confnb.data import load_data
 from confnb.ensembles import Ensemble
-from confnb.evaluation import board as boards
-from confnb.evaluation import board_tables
-from confnb.evaluation.board import Board, board, write_board
+from confnb.evaluation import board_tables, boards
 from confnb.evaluation.board_entries import BoardEntry, board_entry, check_entry, forward_passes, submission
 from confnb.evaluation.board_page import board_html, board_sentences, board_table
 from confnb.evaluation.board_tables import (
@@ -31,6 +29,7 @@ from confnb.evaluation.board_tables import (
     most_accepted,
     save_judged,
 )
+from confnb.evaluation.boards import Board, board, write_board
 from confnb.evaluation.zoo import keep
 from confnb.models import build, save_weights
 from confnb.networks import CARD, WEIGHTS, load_model, read_entry, write_card, zoo_folders

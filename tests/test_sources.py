@@ -294,7 +294,7 @@ def test_a_report_takes_an_entry_by_its_name(with_rule, monkeypatch):
     [
         (["--model", "zoo:digits/with-rule"], ("Sequential", "entropy", "zoo:digits/with-rule")),
         (["--model", "zoo:digits/with-rule", "--reject", "max-logit"], ("Sequential", "max-logit", "zoo:digits/with-rule")),
-        (["--model", "zoo:digits/near,zoo:digits/near", "--model", "zoo:digits/near"], ("Ensemble", None, ", ".join(3 * ["zoo:digits/near"]))),
+        (["--model", "zoo:digits/near,zoo:digits/near", "--model", "zoo:digits/near"], ("Ensemble", None, "zoo:digits/near,zoo:digits/near, zoo:digits/near")),
     ],
 )
 def test_the_command_takes_an_entry_and_an_ensemble(home, with_rule, monkeypatch, words, expected):

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ..basics import UsageError, near
 from ..borrowing import borrow, device_of
@@ -65,7 +66,7 @@ def board_entry(
     rule = None if found.card.reject == "confidence" else found.rule  # the usual attacks aim at confidence
     return BoardEntry(name, name.split("/")[0], found.model, network, rule, about)
 
-
+# %% ../../nbs/evaluation/80_board_entries.ipynb #3565ab61
 def _around(wrapper: Any) -> str:
     "What is put around a network, in a few words"
     if isinstance(wrapper, list):
@@ -81,11 +82,23 @@ def forward_passes(
     """Count what a prediction costs, in forward passes of the network; a backward pass counts as about two."""
     x = x.to(device_of(entry.model))
     ask = lambda: predict(entry.model, x) if entry.rule is None else rule_scores(entry.model, entry.rule, x)  # noqa: E731
-    with borrow(entry.network), FlopCounterMode(display=False) as alone:
+    with borrow(entry.network), _Multiplications() as alone:
         predict(entry.network, x)
-    with FlopCounterMode(display=False) as whole:
+    with _Multiplications() as whole:
         ask()
-    return whole.get_total_flops() / alone.get_total_flops() if alone.get_total_flops() else float("nan")
+    return whole.total / alone.total if alone.total else float("nan")
+
+# %% ../../nbs/evaluation/80_board_entries.ipynb #fa974a4b
+class _Multiplications(TorchDispatchMode):
+    "Counts what convolutions and products of matrices cost within a block, forwards and backwards"
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #3e848399
 FACTORY = "factory.py"
@@ -95,7 +108,7 @@ _SAYS = {
     "about": "what the model is, in a sentence",
 }
 
-
+# %% ../../nbs/evaluation/80_board_entries.ipynb #e32b6b9c
 def read_submission_card(
     folder: str | Path,  # of a submission
 ) -> dict[str, str]:  # name, data, about
@@ -158,7 +171,7 @@ def _of_factory(folder: Path, module: ModuleType, name: str, *given: Any) -> Any
     except Exception as e:
         raise UsageError(f"{folder / FACTORY}: {name} failed: {_told(e)}") from e
 
-# %% ../../nbs/evaluation/80_board_entries.ipynb #7acefb0a
+# %% ../../nbs/evaluation/80_board_entries.ipynb #c5787a61
 def _module_of(folder: Path, name: str, made: Any) -> nn.Module:
     "What it made, if that is a module"
     if not isinstance(made, nn.Module):

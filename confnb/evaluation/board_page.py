@@ -39,7 +39,7 @@ def _short(name: str) -> str:
     "The name of an entry without its data"
     return name.split("/")[-1]
 
-
+# %% ../../nbs/evaluation/82_board_page.ipynb #b73eb2e1
 def _listed(items: Sequence[str]) -> str:
     return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1] if items else "none"
 
@@ -102,7 +102,7 @@ def _of_union(table: pd.DataFrame) -> str:
 def board_sentences(
     table: pd.DataFrame,  # of `board_table`
 ) -> list[str]:
-    """Say what a board teaches: which rules survive, what knowing them is worth, what they cost, what a union changes."""
+    """Say what a board teaches: which rules survive, what they cost, and what a union of sets changes."""
     if table.empty:
         return ["No entry could be judged."]
     sound = f"The evaluation of {int(table.sound.sum())} of {len(table)} entries passed its own tests; of the others the numbers are lower bounds."
@@ -188,7 +188,7 @@ _COLUMNS += [
 # %% ../../nbs/evaluation/82_board_page.ipynb #3c3a5b3d
 _ATTACKED = ("failure", "union", "wrong", "AUGRC attacked")
 
-
+# %% ../../nbs/evaluation/82_board_page.ipynb #1e5b2a00
 def _cell(key: str, row: Mapping[str, Any]) -> str:
     "What stands in a cell"
     value = row[key]
@@ -217,7 +217,7 @@ def _value(value: Any) -> Any:
     "What a cell is sorted by"
     return value if isinstance(value, str) else "" if math.isnan(value) else f"{float(value):.6g}"
 
-
+# %% ../../nbs/evaluation/82_board_page.ipynb #cf7d5863
 def _png(figure: Any) -> str:
     "A figure as it stands in a page"
     import matplotlib.pyplot as plt

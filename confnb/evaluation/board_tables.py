@@ -40,7 +40,8 @@ from .specs import TOGETHER, _named_attacks
 from .threats import check_threat, threat_from
 from .trust import effort_of
 from ..identity import Unidentified
-from ..images import Data
+from ..borrowing import device_of
+from ..images import Data, stratified_order
 from ..keys import fingerprint, syntax_of
 from ..selective import choose_threshold
 from ..sets import Ball
@@ -54,7 +55,7 @@ THREATS = {
     "cifar10": ("linf:8/255", "linf:8/255 | l2:0.5 | l1:12"),
 }  # by data: the ball of its board, and the union of sets beside it
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #fa6bf949
 class BoardOptions(TypedDict, total=False):
     """How the entries of a board are judged, as keywords."""
 
@@ -64,7 +65,7 @@ class BoardOptions(TypedDict, total=False):
     effort: str  # "quick", "standard" or "thorough"
     seed: int  # of the random draws; 0
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #e374990b
 def board_options(
     data: str,  # of `load_data`
     **options: Unpack[BoardOptions],  # those that are asked for
@@ -118,7 +119,7 @@ def most_accepted(
 # %% ../../nbs/evaluation/81_board_tables.ipynb #75b82192
 _KEPT = ["index", "label", "prediction", "score"]
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #7291b90e
 def _of_confidence(
     entry: BoardEntry, parts: Mapping[str, Any], ball: Ball, how: Mapping[str, Any]
 ) -> dict[str, pd.DataFrame]:
@@ -218,6 +219,8 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
     asked |= {"reject": entry.rule, "force": False, "say": lambda line: None}
     attacks = _named_attacks(effort.attacks, ball, how["seed"], effort.search)
     parts = _tables(entry.model, data, ball, attacks, {}, asked)
+    held = stratified_order(data.y_val)[: len(parts["held"])]  # in the order of the report's
+    parts["x_held"] = data.x_val[held].to(device_of(entry.model))
     checks = _asked(entry.model, data, ball, parts, [], effort)["checks"]
     found = (_of_confidence if entry.rule is None else _of_rule)(entry, parts, union, asked)
     for name, also in ("unaware", ["clean"]), ("ball", ["clean"]), ("union", ["clean", "ball"]):
@@ -244,7 +247,7 @@ def save_judged(
         {"images": found.images.contiguous()}, path, {"judged": json.dumps(words | tables, allow_nan=True)}
     )
 
-# %% ../../nbs/evaluation/81_board_tables.ipynb #b2951b2a
+# %% ../../nbs/evaluation/81_board_tables.ipynb #f1d7f03b
 def load_judged(
     path: Path,  # of `save_judged`
 ) -> Judged:
@@ -292,7 +295,7 @@ def board_row(
             row["unaware 95"] = _accepted(found.rows("unaware"), t).mean()
     return row | _areas(found)
 
-
+# %% ../../nbs/evaluation/81_board_tables.ipynb #78ee2049
 def _accepted(rows: pd.DataFrame, threshold: float) -> pd.Series:
     "Which mistakes are accepted"
     return (rows.prediction != rows.label) & (rows.score > threshold)
@@ -302,13 +305,13 @@ def ranked(
     found: Judged,  # of `judge`
     attack: str,  # held, clean, ball, union or certificate
 ) -> pd.DataFrame:
-    """Give the rows of one attack with a `confidence`: the score's rank among the held-out ones, if it is none itself."""
+    """Give the rows of one attack with a `confidence`: the score itself, or its rank among the held-out ones."""
     rows = found.rows(attack)
     if found.rule == "confidence":
         return rows.assign(confidence=rows.score)
     return rank_by_confidence(rows, "score", found.rows("held").score.to_numpy(float))
 
-# %% ../../nbs/evaluation/81_board_tables.ipynb #c52cee6a
+# %% ../../nbs/evaluation/81_board_tables.ipynb #ea1fc26c
 def _areas(found: Judged) -> dict[str, float]:
     "The AUGRC of clean, attacked and certified answers; NaN where there is no certificate"
     clean = ranked(found, "clean")

@@ -218,7 +218,6 @@ def evaluate_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _in_words():
         _free(out)
-        model = [word for given in model for word in _words(given)]
         names, looks = None if attacks is None else _words(attacks), _words(detectors)
         sizes = _numbers(mean, "--mean"), _numbers(std, "--std")
         place, settings, ball = _device(device), _options(options or []), threat_from(threat)

@@ -126,7 +126,7 @@ def model_from(
     """
     if (mean is None) != (std is None):
         raise UsageError("give --mean and --std together, or neither where the model normalises by itself")
-    names = [spec] if isinstance(spec, str) else list(spec)
+    names = [n.strip() for one in ([spec] if isinstance(spec, str) else spec) for n in one.split(",")]
     if not names or len(names) > 1 and weights is not None:
         raise UsageError(
             "an ensemble needs one or more models, and each has its own weights: leave out --weights"

@@ -82,7 +82,7 @@ def load_entry(
     card, model = read_entry(name), load_model(name, device)
     return Entry(name, card, model, _rule(name, card, model, data))
 
-
+# %% ../../nbs/evaluation/71_rejecting.ipynb #7e621fee
 def _rule(name: str, card: Card, model: nn.Module, data: Data | None = None) -> RejectRule | None:
     "The rule that a card names for a model"
     if card.reject is None:
@@ -114,7 +114,7 @@ def model_and_rule(
     made = model_from(model, data)
     return made, zoo_rule(model, made) if reject is None else reject
 
-
+# %% ../../nbs/evaluation/71_rejecting.ipynb #bde85b41
 def zoo_rule(
     spec: str | Sequence[str],  # words for `model_from`
     model: nn.Module,  # the model that they made
@@ -126,7 +126,7 @@ def zoo_rule(
 # %% ../../nbs/evaluation/71_rejecting.ipynb #19fe5a58
 LOSE = 0.05  # the share of the clean held-out images that the threshold turns away
 
-
+# %% ../../nbs/evaluation/71_rejecting.ipynb #611534f5
 def _threshold(rule: RejectRule, held: Tensor) -> float:
     "The threshold of a rule, from its scores of held-out clean images"
     if bad := int(held.isnan().sum()):

@@ -198,8 +198,7 @@ def _tables(
     for name, attack in attacks.items():
         one, notes[name] = step(name, partial(_attacked, model, x, y, name, attack, scores))
         each.append(one[one.attack != "clean"].assign(outside=notes[name].outside))
-    made: dict[str, Any] = dict(x=x, y=y, x_held=x_held, held=clean, notes=notes)
-    made["table"] = pd.concat(each, ignore_index=True)
+    made = {"x": x, "y": y, "held": clean, "table": pd.concat(each, ignore_index=True), "notes": notes}
     made["aims"] = step("other aims", partial(other_aims, model, x, y, ball, effort.steps, how["seed"]))
     made["radii"] = step("other radii", partial(_radii, model, made, ball, how))
     made["heard"] = notes | (

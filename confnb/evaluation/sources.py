@@ -24,7 +24,7 @@ from ..networks import load_model
 # %% ../../nbs/evaluation/60_sources.ipynb #c42374b7
 _FORCE, _ALLOW = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
-
+# %% ../../nbs/evaluation/60_sources.ipynb #ad900a48
 @contextmanager
 def weights_only() -> Iterator[None]:
     """Let `torch.load` read tensors and plain values alone within this block, whoever calls it and however."""
@@ -44,7 +44,7 @@ _INSTALLED_BY = {
     "timm": "timm",
 }  # what pip is to be told
 
-
+# %% ../../nbs/evaluation/60_sources.ipynb #aaa69867
 def _library(name: str) -> ModuleType:
     "The library of that name"
     try:

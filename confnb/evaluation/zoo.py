@@ -30,7 +30,7 @@ def _briefly(words: Any) -> str:
         return f"{name}({_settings(given)})"
     return f"({_settings(words)})"
 
-
+# %% ../../nbs/evaluation/78_zoo.ipynb #33e26024
 def _settings(words: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_briefly(value)}" for name, value in words.items())
 
@@ -62,7 +62,7 @@ def zoo_table() -> pd.DataFrame:
     rows = [_row(name, read_card(folder / CARD), folder / WEIGHTS) for name, folder in zoo_folders().items()]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
-
+# %% ../../nbs/evaluation/78_zoo.ipynb #872a4368
 def cached_table() -> pd.DataFrame:
     """List the networks that were trained here, as `zoo_table` does; the name is that of their file."""
     cards = sorted((cache_dir() / "model").glob("*.yaml"))
@@ -114,7 +114,7 @@ def keep(
     write_card(card, entry / CARD)
     return entry
 
-
+# %% ../../nbs/evaluation/78_zoo.ipynb #c2c37dfd
 def _lies_there(card: Card, folder: Path, entry: Path) -> bool:
     "Whether another entry has these weights"
     others = (p for p in folder.glob(f"*/*/{CARD}") if p.parent != entry and (p.parent / WEIGHTS).exists())

@@ -218,7 +218,7 @@ def _workers(count: int, ray: str | None) -> Iterator[Any]:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-
+# %% ../../nbs/workshop/94_cli.ipynb #affcd714
 def _alone_on(threads: int) -> None:
     "Begin a worker: it computes with its share of the processors"
     import torch
@@ -233,7 +233,7 @@ _Only = Annotated[
 _Effort = Annotated[str, typer.Option(help="quick, standard or thorough.")]
 _Workers = Annotated[int, typer.Option("-j", "--workers", metavar="N", help="Entries at a time.", min=1)]
 
-
+# %% ../../nbs/workshop/94_cli.ipynb #c9aa845b
 def board_command(
     context: typer.Context,  # of the words, which may name another command
     data: Annotated[
@@ -254,7 +254,7 @@ def board_command(
     """Judge models that may abstain, each with its rule, side by side: a page in DIR/index.html."""
     if context.invoked_subcommand:
         return
-    from confnb.evaluation.board import board
+    from confnb.evaluation.boards import board
     from confnb.evaluation.command import _in_words
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -283,7 +283,7 @@ def check_command(
         f"{entry.name} can stand on the board of {entry.data}: confnb board --data {entry.data} --only {folder}"
     )
 
-
+# %% ../../nbs/workshop/94_cli.ipynb #a62f1589
 def board_app() -> typer.Typer:
     """Make the command `board`, with `board check`."""
     app = typer.Typer(rich_markup_mode=None)
@@ -328,7 +328,7 @@ _Misuse: Any = (
     typer.BadParameter.__base__
 )  # what Click raises, or Typer's own copy of it, for words that it cannot read
 
-
+# %% ../../nbs/workshop/94_cli.ipynb #9ee26a46
 def _sentence(e: Any) -> str:
     """Say what was refused, and of words that could not be read also where the command is explained."""
     if len(sys.argv) < 2:

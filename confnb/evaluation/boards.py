@@ -83,13 +83,13 @@ _OF_TOPICS = (
     "resnet",
 )  # networks of single experiments, which stand on a board only if they are named
 
-
+# %% ../../nbs/evaluation/83_board.ipynb #b04d33b8
 def board(
     entries: Sequence[str] | None = None,  # names of the zoo, folders; None: all of the zoo for these data
     data: str = "digits",  # of `load_data`
     out: str | Path = "",  # the folder to write: new, or with no files of these names but a board's
-    submit: Callable[..., Future]
-    | None = None,  # hands an entry to a worker, as `on_ray` gives it; None: here
+    # hands an entry to a worker, as `on_ray` gives it; None: here
+    submit: Callable[..., Future] | None = None,
     say: Callable[[str], None] = print,  # is told of each entry as it ends
     **options: Unpack[BoardOptions],  # threat, union, images, effort, seed
 ) -> Board:
@@ -137,7 +137,7 @@ def _judged_all(
             say(f"  {name:<40} left out: {left_out[name]}")
     return [found[n] for n in names if n in found], {n: left_out[n] for n in names if n in left_out}
 
-
+# %% ../../nbs/evaluation/83_board.ipynb #8534734c
 def _each_result(names: list[str], data: str, how: Any, submit: Callable[..., Future] | None) -> Any:
     "Pairs of a name and a function that gives the result or raises"
     if submit is None:
@@ -157,14 +157,14 @@ def _why(e: Exception) -> str:
 # %% ../../nbs/evaluation/83_board.ipynb #e7021dda
 _FILES = ("index.html", "board.csv", "examples.parquet", "board.json")
 
-
+# %% ../../nbs/evaluation/83_board.ipynb #81ab1a16
 def _folder(out: str | Path) -> Path:
     "The folder to write; one in which something would be lost is refused"
     folder = writable(out)
     refuse_foreign(folder, _FILES)
     return folder
 
-
+# %% ../../nbs/evaluation/83_board.ipynb #921a4512
 def write_board(
     made: Board,  # of `board`
     out: str | Path,  # the folder
