@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         raise ValueError(f"the checkpoint {path.name} is damaged: its hash is not the recorded one")
     return tensors, json.loads(said["rows"])
 
-# %% ../nbs/foundations/27_checkpoints.ipynb #297ff76a
+
 def _set_optimizer(optimizer: torch.optim.Optimizer, parts: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in parts.items():

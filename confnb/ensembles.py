@@ -64,7 +64,7 @@ def _asked_within(model: nn.Module, x: Tensor) -> Tensor:
     refuse_probabilities(logits := logits_of(model, x, reduced))
     return logits
 
-# %% ../nbs/foundations/41_transfer.ipynb #51841b3a
+
 def _module(model: nn.Module) -> nn.Module:
     "The model itself; what is none is refused"
     if not isinstance(model, nn.Module):

@@ -164,7 +164,7 @@ def _words(*given: Any) -> dict[str, Any] | None:
     except NoWords:
         return None
 
-# %% ../nbs/foundations/30_networks.ipynb #a5e62c3a
+
 def _shipped(words: dict[str, Any] | None) -> Path | None:
     "The weights that ship with that recipe; those that were changed are not used"
     try:

@@ -154,7 +154,7 @@ def _batches(n: int, taken: int, size: int, rng: torch.Generator) -> Iterator[Te
         order = torch.randperm(n, generator=rng)
         yield from (order[s] for s in chunks(taken, size))
 
-# %% ../nbs/foundations/29_training.ipynb #4931ccea
+
 def _whole_batches(model: nn.Module, n: int, size: int) -> int:
     "How many of `n` images an epoch takes: all, or all but one that would be alone in a batch that is to be normalised"
     alone = (
@@ -186,7 +186,7 @@ class Watch(TypedDict, total=False):
     stop_at: float | None  # the accuracy on `held`, in (0, 1], with which the training ends
     resume: bool  # whether each epoch is kept in the cache until the training ends, and one that was interrupted goes on
 
-# %% ../nbs/foundations/29_training.ipynb #0b74526a
+
 def _watched(watch: Watch) -> tuple[tuple[Tensor, Tensor] | None, float | None, bool]:
     settings = with_defaults(watch, {"held": None, "stop_at": None, "resume": False})
     held, stop_at = settings["held"], settings["stop_at"]
@@ -291,7 +291,7 @@ def _epoch(
     told = {"epoch": epoch, "steps": steps, "rate": rate, "loss": sum(losses) / len(losses)}
     return told | ({"accuracy": accuracy(model, *held)} if held else {})
 
-# %% ../nbs/foundations/29_training.ipynb #7e74359a
+
 def _enough(rows: list[dict[str, Any]], stop_at: float | None) -> bool:
     return bool(rows) and stop_at is not None and rows[-1]["accuracy"] >= stop_at
 

@@ -206,24 +206,15 @@ def _workers(count: int, ray: str | None) -> Iterator[Any]:
     elif count == 1:
         yield None
     else:
-        given: Any = {
-            "mp_context": get_context("spawn"),
-            "initializer": _alone_on,
-            "initargs": (means.threads or 1,),
-        }
-        with ProcessPoolExecutor(count, **given) as pool:
+        import torch
+
+        share = (torch.set_num_threads, (means.threads or 1,))
+        with ProcessPoolExecutor(count, get_context("spawn"), *share) as pool:
             try:
                 yield pool.submit
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-# %% ../../nbs/workshop/94_cli.ipynb #affcd714
-def _alone_on(threads: int) -> None:
-    "Begin a worker: it computes with its share of the processors"
-    import torch
-
-    torch.set_num_threads(threads)
 
 # %% ../../nbs/workshop/94_cli.ipynb #72ae4979
 _Only = Annotated[
