@@ -53,9 +53,9 @@ reference: setup
 	$(BIN)/confnb store runs/mnist
 	$(BIN)/python -m confnb.workshop.in_step --write
 
-# the report that the site shows as a sample, of a network that ships with the library
+# the report that the site shows as a sample: an MNIST network that ships with the library, with a reject rule
 sample: setup
-	$(BIN)/confnb evaluate --model confnb.architectures:model_a --option filters=16 --weights confnb/zoo/digits/pgd-linf.2/model.safetensors --data digits --threat linf:0.1 --points 100 --out runs/sample
+	$(BIN)/confnb evaluate --model zoo:mnist/pgd-linf.3 --data mnist --threat linf:.3 --reject entropy --out runs/sample
 	mkdir -p nbs/sample && cp runs/sample/index.html nbs/sample/report.html
 
 # every notebook as it is stored, as pages that need neither Quarto nor a network
