@@ -11,11 +11,11 @@ import functools
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
-
 
 import pandas as pd
 import torch
@@ -26,7 +26,6 @@ from typing_extensions import Unpack
 
 from ..adaptive_rejection import KNOWS, UNAWARE
 from ..basics import PACKAGE, UsageError, with_defaults
-
 from ..cache import not_remembered, remember
 from ..certificates import certify
 from ..detector_attacks import rank_by_confidence
@@ -40,9 +39,10 @@ from .specs import TOGETHER, _named_attacks
 from .threats import check_threat, threat_from
 from .trust import effort_of
 from ..identity import Unidentified
-from ..borrowing import device_of
+from ..borrowing import RandomAnswers, device_of
 from ..images import Data, stratified_order
 from ..keys import fingerprint, syntax_of
+from ..objectives import NoGradient
 from ..selective import choose_threshold
 from ..sets import Ball
 from ..statistics import binomial_interval
@@ -218,7 +218,10 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
     asked = {"effort": effort, "points": min(how["images"], len(data.x_test)), "seed": how["seed"]}
     asked |= {"reject": entry.rule, "force": False, "say": lambda line: None}
     attacks = _named_attacks(effort.attacks, ball, how["seed"], effort.search)
-    parts = _tables(entry.model, data, ball, attacks, {}, asked)
+    with warnings.catch_warnings():
+        for kind in NoGradient, RandomAnswers:  # the checks speak of it
+            warnings.simplefilter("ignore", kind)
+        parts = _tables(entry.model, data, ball, attacks, {}, asked)
     held = stratified_order(data.y_val)[: len(parts["held"])]  # in the order of the report's
     parts["x_held"] = data.x_val[held].to(device_of(entry.model))
     checks = _asked(entry.model, data, ball, parts, [], effort)["checks"]
