@@ -217,6 +217,7 @@ def processed(tmp_path_factory):
     return {Path(p).stem: json.loads((out / f"done_{Path(p).name}").read_text())["cells"] for p in paths}
 
 
+@pytest.mark.slow
 def test_the_pages_that_quarto_is_given_leak_nothing(processed):
     assert {name: found for name, cells in processed.items() if (found := leaks(cells))} == {}
     documented = json.dumps(processed["22_attacks"])
@@ -267,6 +268,7 @@ def test_no_page_leaks_anything():
     assert len(found) == len(paths) and {p: told for p, told in found.items() if told} == {}
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_processed_page_has_a_description(processed):
     drawn = [
         c
@@ -278,6 +280,7 @@ def test_every_figure_of_a_processed_page_has_a_description(processed):
     assert sum("fig-cap" in "".join(c["source"]) for c in drawn) >= 3
 
 
+@pytest.mark.slow
 def test_every_exported_function_of_a_processed_page_is_there(processed):
     source = "\n\n".join("".join(c["source"]) for c in processed["22_attacks"] if c["cell_type"] == "code")
     library = ast.parse((ROOT / "confnb/attacks.py").read_text())
