@@ -248,9 +248,9 @@ def broken(folder):
 
 @pytest.mark.slow
 def test_pages_of_this_repository(offline):
-    """Every stored notebook becomes a page beside the sample report, its formulas convert and its links lead to files and to headings there."""
+    """Every stored notebook becomes a page beside the sample report and the board, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == 1 + len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(made) == 2 + len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
     for page in made:
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style|annotation)\b.*?</\1>", "", page.read_text())
