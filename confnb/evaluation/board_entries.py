@@ -26,11 +26,11 @@ from ..borrowing import borrow, device_of
 from ..data import load_data
 from .loading import _told, check_model, refuse_chance
 from .rejecting import _threshold, load_entry, rule_from
-from .zoo import _briefly
+from .zoo import _briefly, _names_entry
 from ..images import Data
+from ..losses import from_words
 from ..models import build, load_weights
 from ..networks import CARD, WEIGHTS, _answering, _built, zoo_folders
-from ..losses import from_words
 from ..reject_rules import RejectRule, rule_scores
 from ..runtime import predict
 
@@ -138,7 +138,7 @@ def read_submission_card(
 def _check_name(said: dict[str, str], folder: Path) -> None:
     "Refuse a name of another form, and one that is taken"
     name = said["name"]
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.split("/")[0] != said["data"]:
+    if not _names_entry(name) or name.split("/")[0] != said["data"]:
         raise UsageError(f"{folder / CARD}: the name {name!r} must be DATA/NAME, such as {said['data']}/mine")
     if name in zoo_folders():
         raise UsageError(f"{folder / CARD}: there is an entry {name} already; give it another name")

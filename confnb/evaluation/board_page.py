@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 import pandas as pd
 
 from ..basics import template

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing_extensions import Unpack
 
 from ..adaptive_rejection import KNOWS, UNAWARE
 from ..basics import PACKAGE, UsageError, with_defaults
+from ..borrowing import device_of
 from ..cache import not_remembered, remember
 from ..certificates import certify
 from ..detector_attacks import rank_by_confidence
@@ -33,16 +33,14 @@ from .board_entries import BoardEntry, check_entry, forward_passes
 from .gate import gate_of
 from .rejecting import attack_with_rule
 from .report_figures import samples
-from .report_tables import SHARES, _attacked, _each
+from .report_tables import SHARES, _attacked, _each, _unwarned
 from .reporting import _asked, _tables
 from .specs import TOGETHER, _named_attacks
 from .threats import check_threat, threat_from
 from .trust import effort_of
 from ..identity import Unidentified
-from ..borrowing import RandomAnswers, device_of
 from ..images import Data, stratified_order
 from ..keys import fingerprint, syntax_of
-from ..objectives import NoGradient
 from ..selective import choose_threshold
 from ..sets import Ball
 from ..statistics import binomial_interval
@@ -218,9 +216,7 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
     asked = {"effort": effort, "points": min(how["images"], len(data.x_test)), "seed": how["seed"]}
     asked |= {"reject": entry.rule, "force": False, "say": lambda line: None}
     attacks = _named_attacks(effort.attacks, ball, how["seed"], effort.search)
-    with warnings.catch_warnings():
-        for kind in NoGradient, RandomAnswers:  # the checks speak of it
-            warnings.simplefilter("ignore", kind)
+    with _unwarned():
         parts = _tables(entry.model, data, ball, attacks, {}, asked)
     held = stratified_order(data.y_val)[: len(parts["held"])]  # in the order of the report's
     parts["x_held"] = data.x_val[held].to(device_of(entry.model))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Board:
     seconds: float  # what it took this time
     page: Path | None = None  # that was written, or None
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         """Lay the numbers side by side, a row for each entry."""
         return board_table(self.found)

@@ -25,7 +25,6 @@ from confnb.adaptive_rejection import (
     adaptive_table,
 )
 from ..basics import UsageError
-from ..remembered_attacks import remembered_attack
 from ..borrowing import device_of
 from ..data import load_data
 from .indicators import Indicator
@@ -35,6 +34,7 @@ from .report_tables import _percent
 from ..images import Data, stratified_order
 from ..networks import Card, load_model, made_by, read_entry
 from ..reject_rules import _FITTED, RejectRule, reject_rule, rule_scores
+from ..remembered_attacks import remembered_attack
 from ..selective import choose_threshold
 from ..sets import Ball
 from ..statistics import binomial_interval

@@ -10,7 +10,8 @@ __all__ = ['SHARES', 'worst_case', 'attack_table', 'detector_table', 'other_aims
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from .specs import _RUNS, TOGETHER, Notes, ProjectOutside
 from ..keys import fingerprint
 from ..leastconfidence import least_confident, miscalibrate
 from ..objectives import NoGradient
-from ..three_outcomes import outcomes
 from ..selective import choose_threshold, robust_error
-from ..statistics import auc, binomial_interval, calibration_error
 from ..sets import Ball
+from ..statistics import auc, binomial_interval, calibration_error
 from ..tables import Score, evaluate
+from ..three_outcomes import outcomes
 
 # %% ../../nbs/evaluation/64_report_tables.ipynb #71d585ac
 SHARES = (0.95, 0.98, 0.99)  # of the right answers on held-out images that a threshold accepts
@@ -64,6 +65,12 @@ def _outside(table: pd.DataFrame) -> int:
 def _percent(share: Any) -> str:
     return f"{100 * share:.1f} %"
 
+# %% ../../nbs/evaluation/64_report_tables.ipynb #eca0fb78
+def _thresholds(held: pd.DataFrame) -> dict[float, float]:
+    """Choose the thresholds that accept these shares of the right answers on held-out images."""
+    right = (held.prediction == held.label).to_numpy()
+    return {s: choose_threshold(held.confidence.to_numpy(), keep=s, right=right) for s in SHARES}
+
 # %% ../../nbs/evaluation/64_report_tables.ipynb #93dcc2a8
 def attack_table(
     table: pd.DataFrame,  # of `evaluate`, with a column `outside` where points outside were counted
@@ -76,10 +83,7 @@ def attack_table(
     the robust error at the threshold that accepts that share of the right answers on held-out images.
     `outside` counts the points outside the set, which count as no attack; the last row adds them up.
     """
-    parts, sure = _each(table), held.confidence.to_numpy()
-    right_held = (held.prediction == held.label).to_numpy()
-    thresholds = {share: choose_threshold(sure, keep=share, right=right_held) for share in SHARES}
-    rows = []
+    parts, thresholds, rows = _each(table), _thresholds(held), []
     for name, part in parts.items():
         right = int((part.prediction == part.label).sum())
         low, high = binomial_interval(right, len(part), level)
@@ -128,6 +132,15 @@ def detector_table(
             rows.append(row)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/evaluation/64_report_tables.ipynb #bc347b26
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Leave out, within this block, warnings of gradients and of draws: the checks speak of them."""
+    with warnings.catch_warnings():
+        for kind in NoGradient, RandomAnswers:
+            warnings.simplefilter("ignore", kind)
+        yield
+
 # %% ../../nbs/evaluation/64_report_tables.ipynb #8e5233c1
 _SILENCE, _SPOIL = "least confidence", "miscalibration"
 
@@ -143,9 +156,7 @@ def other_aims(
     """Attack for silence, and for confidence that is wrong about itself, in place of mistakes."""
     aims = {_SILENCE: least_confident, _SPOIL: miscalibrate}
     attacks = {name: partial(aim, ball=ball, steps=steps, seed=seed) for name, aim in aims.items()}
-    with warnings.catch_warnings():
-        for kind in NoGradient, RandomAnswers:  # the checks speak of it
-            warnings.simplefilter("ignore", kind)
+    with _unwarned():
         return evaluate(model, x, y, attacks, cache=True)
 
 # %% ../../nbs/evaluation/64_report_tables.ipynb #361f5f08
@@ -165,12 +176,12 @@ def outcome_table(
     Columns: `aim accepts threshold right abstained wrong n`, where `accepts` is the share of the right answers on
     held-out images that the threshold accepts.
     """
-    right = (held.prediction == held.label).to_numpy()
-    limits = {s: choose_threshold(held.confidence.to_numpy(), keep=s, right=right) for s in SHARES}
-    parts = [outcomes(*_by_aim(table, aims), [t]).assign(accepts=s) for s, t in limits.items()]
+    limits = _thresholds(held)
+    found = outcomes(*_by_aim(table, aims), list(limits.values()))
+    found["accepts"] = [*limits] * found.aim.nunique()
     columns = ["aim", "accepts", "threshold", "right", "abstained", "wrong", "n"]
     names = {"none": "nobody attacks", "wrong": "a mistake", "abstain": "no answer"}
-    made = pd.concat(parts).sort_values("accepts", kind="stable", ignore_index=True)[columns]
+    made = found.sort_values("accepts", kind="stable", ignore_index=True)[columns]
     return made.assign(aim=made.aim.map(names))
 
 # %% ../../nbs/evaluation/64_report_tables.ipynb #6cdf92aa

@@ -45,11 +45,11 @@ from confnb.evaluation.rejecting import (
 from .report_figures import samples
 from .report_page import Report, _alone, _free, write
 from confnb.evaluation.report_tables import (
-    SHARES,
     _attacked,
     _by_aim,
     _each,
     _percent,
+    _thresholds,
     attack_table,
     detector_table,
     other_aims,
@@ -57,8 +57,8 @@ from confnb.evaluation.report_tables import (
     spoiled_calibration,
     warning_table,
 )
-from .summary import summary_sentences
 from .specs import TOGETHER, Notes, ProjectOutside, _loaded, _named_attacks, _named_scores
+from .summary import summary_sentences
 from .threats import PLAIN, check_threat, threat_from, threat_word
 from confnb.evaluation.trust import (
     ReportEffort,
@@ -71,11 +71,11 @@ from confnb.evaluation.trust import (
 )
 from ..found import Attack
 from ..images import Data, stratified_order
-from ..selective import choose_threshold, rejection_table, success_fail
+from ..selective import rejection_table, success_fail
 from ..sets import Ball
 from ..statistics import reliability
-from ..three_outcomes import outcomes
 from ..tables import Score, evaluate
+from ..three_outcomes import outcomes
 
 # %% ../../nbs/evaluation/76_reporting.ipynb #d9139670
 def _check_numbers(points: int | None, seed: int) -> None:
@@ -293,10 +293,7 @@ def _finished(
         "norm": type(ball).__name__ if isinstance(ball, PLAIN) else threat_word(ball),
         "outside": {name: sum(note.outside) for name, note in notes.items()},
         "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
-        "thresholds": {
-            f"{100 * s:.0f} %": choose_threshold(held.confidence, keep=s, right=held.prediction == held.label)
-            for s in SHARES
-        },
+        "thresholds": {f"{100 * s:.0f} %": t for s, t in _thresholds(held).items()},
         "seconds": round(time.perf_counter() - start, 1),
     }
     found = Report(table, held, tables, images, summary, manifest)

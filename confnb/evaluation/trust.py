@@ -7,7 +7,6 @@ __all__ = ['REPORT_EFFORTS', 'ReportEffort', 'effort_of', 'expected_seconds', 's
 
 # %% ../../nbs/evaluation/74_trust.ipynb #a0aae3ad
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,17 +17,17 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..basics import UsageError, near, with_defaults
-from ..borrowing import RandomAnswers, borrow, device_of
+from ..borrowing import borrow, device_of
 from .checks import of_second, second_opinions
 from .following import follow, of_trails
 from .indicators import Indicator
 from .planted import of_planted, planted_mistakes
-from .report_tables import _each
+from .report_tables import _each, _unwarned
 from .specs import TOGETHER
 from ..found import Attack
 from ..images import stratified_order
 from ..models import seeded
-from ..objectives import CrossEntropy, NoGradient, gradient_or_zero
+from ..objectives import CrossEntropy, gradient_or_zero
 from ..runtime import logits_of, predict
 from ..sets import Ball
 from ..tables import Score
@@ -175,9 +174,7 @@ def examine(
 ) -> list[Indicator]:
     """Test the evaluation: second opinions, the best attack on its way, and planted mistakes."""
     how = with_defaults(known, {"surrogate": None, "score": None, "threshold": 0.0})
-    with warnings.catch_warnings():
-        for kind in NoGradient, RandomAnswers:  # the indicators speak of it
-            warnings.simplefilter("ignore", kind)
+    with _unwarned():
         return _examined(model, x, y, table, attacks, ball, effort, how)
 
 # %% ../../nbs/evaluation/74_trust.ipynb #4e617e50

@@ -85,6 +85,11 @@ def zoo_command(
             f"{row['name']}\n  {row['network']}; {row['data']}{tested}\n  {row['loss']}; {row['training']}"
         )
 
+# %% ../../nbs/evaluation/78_zoo.ipynb #e247352c
+def _names_entry(name: str) -> bool:
+    "Whether a name has the form DATA/NAME"
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and inside(name)
+
 # %% ../../nbs/evaluation/78_zoo.ipynb #03edc4f6
 def keep(
     weights: str | Path,  # a file of the cache's folder `model`, with its card beside it
@@ -103,7 +108,7 @@ def keep(
     card = replace(read_card(weights.with_suffix(".yaml")), reject=reject, wrapper=wrapper)
     if _file_hash(weights) != card.weights_sha256:
         raise ValueError(f"{weights} does not hold the weights that its card is about")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or not inside(name):
+    if not _names_entry(name):
         raise ValueError(
             f"a network of the zoo is called DATA/NAME, such as mnist/undefended, and not {name!r}"
         )
