@@ -296,6 +296,17 @@ def test_topics_begin_with_commented_parameters(notebook):
     assert not bare, f"{notebook.name}: no comment on {bare}"
 
 
+@pytest.mark.parametrize("notebook", TOPICS, ids=lambda p: p.stem)
+def test_topics_say_below_the_parameters_of_which_profile_their_outputs_are(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    at = next(k for k, c in enumerate(cells) if c["metadata"].get("tags") == ["parameters"])
+    named = re.search(r"the outputs are those of the profile `(\w+)`: `confnb reproduce (\w+) --profile \1`", "".join(cells[at + 1]["source"]))
+    assert named and named[2] == notebook.stem.split("_", 1)[1]
+    (printed,) = next(c for c in cells if "globals()[name]" in "".join(c["source"]))["outputs"]
+    profile = yaml.safe_load((ROOT / f"nbs/profiles/{named[1]}.yaml").read_text(encoding="utf-8"))
+    assert re.search(rf"^data +{profile['data']}$", "".join(printed["text"]), re.M), f"{notebook.name} shows outputs of other data"
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_begin_with_a_title_and_a_line_on_what_they_are(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
