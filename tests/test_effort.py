@@ -47,13 +47,13 @@ def test_no_example_costs_more_than_its_rounds(effort):
 @pytest.mark.parametrize("effort", ["quick", "thorough"])
 @pytest.mark.parametrize("classes", [10, 40])
 def test_the_same_points_whatever_the_batch(effort, classes):
-    model, x, y = rugged(classes), images(7, 6), torch.arange(7)
+    model, x, y = rugged(classes), images(5, 6), torch.arange(5)
     whole = max_confidence(model, x, y, L2(0.4), effort=effort, seed=1)
-    for size in 1, 3, 64:
+    for size in 1, 3:
         again = max_confidence(model, x, y, L2(0.4), effort=effort, seed=1, batch_size=size)
         torch.testing.assert_close(again.wrong_confidence, whole.wrong_confidence, atol=2e-3, rtol=0)
-    alone = max_confidence(model, x[4:], y[4:], L2(0.4), effort=effort, seed=streams(1, 7)[4:])
-    part = max_confidence(model, x, y, L2(0.4), effort=effort, seed=streams(1, 7))
+    alone = max_confidence(model, x[4:], y[4:], L2(0.4), effort=effort, seed=streams(1, 5)[4:])
+    part = max_confidence(model, x, y, L2(0.4), effort=effort, seed=streams(1, 5))
     torch.testing.assert_close(alone.wrong_confidence, part.wrong_confidence[4:], atol=2e-3, rtol=0)
 
 

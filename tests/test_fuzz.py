@@ -15,13 +15,14 @@ from fuzz.oracle import CONTEXTS, FAULTS, IMAGES, LABELS, MODELS, SETS, VERDICTS
 
 from confnb.attacks import pgd, uniform_noise
 
-CASES = 600
+CASES, MANY = 216, 1500  # of seed 4 the first 216 call every function
 USUAL = {"model": "plain", "x": "good", "y": "good", "ball": "Linf(0.1)", "context": "plain"}
 
 
-def test_no_odd_call_gives_a_wrong_result_or_anothers_words():
-    done = [run(case(0, number)) for number in range(CASES)]
-    assert len({o.case.function for o in done}) == len(FUNCTIONS) and sum(o.verdict == "right" for o in done) > CASES / 4
+@pytest.mark.parametrize("seed, cases", [(4, CASES), pytest.param(0, MANY, marks=[pytest.mark.slow, pytest.mark.soak])])
+def test_no_odd_call_gives_a_wrong_result_or_anothers_words(seed, cases):
+    done = [run(case(seed, number)) for number in range(cases)]
+    assert len({o.case.function for o in done}) == len(FUNCTIONS) and sum(o.verdict == "right" for o in done) > cases / 4
     assert not [o for o in done if o.verdict in FAULTS], "\n".join(fuzz.text(fuzz.summary(done, 0, 0)))
 
 
