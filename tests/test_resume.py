@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -488,6 +490,38 @@ def test_full_disk(tmp_path, monkeypatch, uninterrupted):
     out, err = second.communicate(timeout=600)
     assert second.returncode == 0, err
     assert tables(root / "runs/digits") == {k: v for k, v in uninterrupted.items() if k.startswith("mc-")}
+
+
+SLOWLY = "time.sleep(1)\nkernel = pathlib.Path('pid-' + str(os.getpid())); kernel.touch(); time.sleep(2); kernel.unlink()"
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(100))
+def test_whatever_stops_a_run_and_whenever_the_next_ends_with_the_same_numbers(number, tmp_path, monkeypatch, uninterrupted):
+    """By turns the runner is killed, a kernel is killed, the user interrupts, the disk is full; each at a random moment."""
+    draw = random.Random(number)
+    kind, moment = ("runner", "kernel", "interrupt", "disk")[number % 4], draw.uniform(0, 20)
+    root = numbers_project(tmp_path, dict.fromkeys(TOPICS, SLOWLY))
+    monkeypatch.chdir(root)
+    most = draw.randrange(200, 12_000)  # bytes of a file
+    full = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))) if kind == "disk" else None
+    child = command(preexec_fn=full)
+    end = time.time() + moment
+    while kind != "disk" and child.poll() is None and time.time() < end:
+        time.sleep(0.02)
+    for pid in [int(p.name.removeprefix("pid-")) for p in root.glob("pid-*")] if kind == "kernel" else []:
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)
+    if kind in ("runner", "interrupt") and child.poll() is None:
+        child.send_signal(signal.SIGKILL if kind == "runner" else signal.SIGINT)
+    _, err = child.communicate(timeout=600)
+    assert "Traceback" not in err, (kind, moment, err)
+    after = command()
+    _, err = after.communicate(timeout=600)
+    assert after.returncode == 0, (kind, moment, err)
+    assert tables(root / "runs/digits") == uninterrupted
+    assert list((root / "runs/digits").glob(f"{staleness.WORK}/*")) == []
 
 
 def test_not_even_the_runner_can_write(tmp_path, monkeypatch):

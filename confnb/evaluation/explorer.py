@@ -78,14 +78,13 @@ _MOST, _SIDE = 12, 64  # mistakes of each model; pixels of the longer side of an
 
 def _png(image: Tensor) -> str:
     "An image (C, H, W) as a small PNG in base64"
-    from torchvision.transforms.functional import resize, to_pil_image
+    from PIL import Image
 
-    image, side = image.detach().float().cpu().clamp(0, 1), max(image.shape[-2:])
-    if side > _SIDE:
-        size = [max(1, round(n * _SIDE / side)) for n in image.shape[-2:]]
-        image = resize(image, size, antialias=True).clamp(0, 1)
+    bytes_ = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    picture = Image.fromarray(bytes_.permute(1, 2, 0).squeeze(2).numpy())
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     held = io.BytesIO()
-    to_pil_image(image).save(held, "PNG", optimize=True)
+    picture.save(held, "PNG", optimize=True)
     return b64encode(held.getvalue()).decode()
 
 # %% ../../nbs/evaluation/59_explorer.ipynb #163e4a7b
