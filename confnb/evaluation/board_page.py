@@ -13,66 +13,78 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..basics import template
-from .board_numbers import _short, board_row, board_sentences, board_table, ranked
+from .board_numbers import _short, board_sentences, board_table, ranked
 from .board_tables import Judged
 from .report_tables import SHARES
-from ..plots import STYLE, show_images
+from ..plots import STYLE
 from ..selective import success_fail
 
 # %% ../../nbs/evaluation/83_board_page.ipynb #5f341510
 def board_figure(
     found: Sequence[Judged],  # of `judge`, in the order of the panels
+    rows: Sequence[Mapping[str, Any]],  # of `board_row`, in the same order
     columns: int = 4,  # how many panels stand beside each other
 ) -> Any:
     """Draw the success-fail curves of all entries, a panel for each."""
     import matplotlib.pyplot as plt
 
-    curves = [
-        {a: success_fail(ranked(one, "clean"), ranked(one, a)) for a in ("ball", "union")} for one in found
-    ]
-    rows, columns = -(-len(found) // columns), min(columns, len(found))
-    size: Any = {
-        "figsize": (2.3 * columns + 0.4, 2.1 * rows + 0.4),
-        "squeeze": False,
-        "layout": "constrained",
-    }
-    fig, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **size)
-    for ax in axes.flat[len(found) :]:
-        ax.set_axis_off()
-    for ax, one, mine in zip(axes.flat, found, curves, strict=False):
-        for other in curves:
-            ax.step(
-                other["ball"].failure[::-1],
-                other["ball"].success[::-1],
-                where="post",
-                color="#dddddd",
-                linewidth=0.8,
-            )
-        for name, look in ("union", {"color": "#d55e00", "linestyle": "--"}), ("ball", {"color": "#000000"}):
-            ax.step(mine[name].failure[::-1], mine[name].success[::-1], where="post", linewidth=1.6, **look)
-        row = board_row(one)
-        ax.plot(
-            [row["union 95"], row["failure 95"]],
-            [row["right 95"]] * 2,
-            "o",
-            color="#000000",
-            markersize=4,
-            markeredgecolor="white",
-        )
-        ax.set_title(_short(one.name).replace("$", r"\$") + ("" if one.sound else " (not sound)"), fontsize=8)
+    down, across = -(-len(found) // columns), min(columns, len(found))
+    fig, axes = plt.subplots(
+        down, across, sharex=True, sharey=True, squeeze=False, figsize=(2.3 * across + 0.4, 2.1 * down + 0.4)
+    )
+    curves = {name: [_steps(one, name) for one in found] for name in ("ball", "union")}
+    for i, ax in enumerate(axes.flat):
+        ax.set_axis_off() if i >= len(found) else _panel(ax, i, found[i], rows[i], curves)
     axes.flat[0].set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
-    fig.supxlabel("failure rate under attack", fontsize=9)
-    fig.supylabel("success rate on clean images", fontsize=9)
+    fig.supxlabel("failure rate under attack", fontsize=9, y=0.1 / fig.get_figheight())
+    fig.supylabel("success rate on clean images", fontsize=9, x=0.1 / fig.get_figwidth())
+    high, wide = fig.get_figheight(), fig.get_figwidth()
+    fig.subplots_adjust(0.6 / wide, 0.55 / high, 1 - 0.1 / wide, 1 - 0.25 / high, 0.1, 0.2)
     return fig
+
+# %% ../../nbs/evaluation/83_board_page.ipynb #6121e146
+def _steps(found: Judged, attack: str) -> np.ndarray:
+    "The corners (M, 2) of a success-fail curve, drawn as steps"
+    curve = success_fail(ranked(found, "clean"), ranked(found, attack)).iloc[::-1]
+    across, up = curve.failure.to_numpy(float), curve.success.to_numpy(float)
+    return np.stack([np.repeat(across, 2)[1:], np.repeat(up, 2)[:-1]], 1)
+
+# %% ../../nbs/evaluation/83_board_page.ipynb #5aebb2b0
+def _panel(
+    ax: Any, i: int, one: Judged, row: Mapping[str, Any], curves: Mapping[str, list[np.ndarray]]
+) -> None:
+    "One entry's curves in front of those of the others"
+    from matplotlib.collections import LineCollection
+
+    ax.add_collection(LineCollection(curves["ball"], colors="#dddddd", linewidths=0.8))
+    for name, look in ("union", {"color": "#d55e00", "linestyle": "--"}), ("ball", {"color": "#000000"}):
+        ax.plot(*curves[name][i].T, linewidth=1.6, **look)
+    dots = {"color": "#000000", "markersize": 4, "markeredgecolor": "white"}
+    ax.plot([row["union 95"], row["failure 95"]], [row["right 95"]] * 2, "o", **dots)
+    ax.set_title(_short(one.name).replace("$", r"\$") + ("" if one.sound else " (not sound)"), fontsize=8)
 
 # %% ../../nbs/evaluation/83_board_page.ipynb #ab98b55d
 def mistakes_figure(
     found: Judged,  # of `judge`
 ) -> Any:
     """Draw the surest mistakes of an entry below the clean images, each with its answer and score."""
-    titles = [f"{r['prediction']}: {r['score']:.2f}" for r in found.said.to_dict("records")]
-    return show_images(found.images, titles, columns=len(found.images) // 2, size=1.1)
+    import matplotlib.pyplot as plt
+
+    n, (tall, wide) = len(found.images) // 2, found.images.shape[-2:]
+    step = 1.35 * tall / wide  # from row to row, in widths of an image
+    fig, ax = plt.subplots(figsize=(1.1 * n, 2.2 * step))
+    for k, (image, row) in enumerate(zip(found.images, found.said.to_dict("records"), strict=True)):
+        left, top = 1.1 * (k % n), -step * (k // n)
+        shown = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left, left + 1, top - tall / wide, top))
+        ax.text(left + 0.5, top + 0.05, f"{row['prediction']}: {row['score']:.2f}", ha="center", fontsize=8)
+    ax.set(xlim=(0, 1.1 * n - 0.1), ylim=(-step - tall / wide, 0.3))
+    ax.set_axis_off()
+    fig.subplots_adjust(0, 0, 1, 1)
+    return fig
 
 # %% ../../nbs/evaluation/83_board_page.ipynb #263d0c12
 _COLUMNS = [("name", "entry", "DATA/NAME"), ("rule", "rule", "what decides whether an answer is given")]
@@ -165,7 +177,7 @@ def board_html(
                 "values": {k: _value(row[k]) for k, *_ in _COLUMNS},
             }
             rows.append(row | said | {"picture": _png(mistakes_figure(one)) if len(one.images) else ""})
-        curves = _png(board_figure([by[r["name"]] for r in rows])) if rows else ""
+        curves = _png(board_figure([by[r["name"]] for r in rows], rows)) if rows else ""
     columns = [{"key": key, "head": head, "says": says} for key, head, says in _COLUMNS]
     around = {
         "sentences": board_sentences(table),
