@@ -19,7 +19,7 @@ from confnb import networks
 from confnb.basics import UsageError
 from confnb.data import load_data
 from confnb.ensembles import Ensemble
-from confnb.evaluation import board_tables, boards
+from confnb.evaluation import board_tables, boards, rejecting
 from confnb.evaluation.board_entries import BoardEntry, board_entry, check_entry, forward_passes, submission
 from confnb.evaluation.board_numbers import board_row, board_sentences, board_table
 from confnb.evaluation.board_page import board_html
@@ -37,7 +37,7 @@ from confnb.evaluation.zoo import keep
 from confnb.models import build, save_weights
 from confnb.networks import CARD, WEIGHTS, load_model, read_entry, write_card, zoo_folders
 from confnb.objectives import NoGradient
-from confnb.reject_rules import RejectRule
+from confnb.reject_rules import RejectRule, rule_scores
 from confnb.selective import choose_threshold
 from confnb.sets import Linf
 from confnb.smoothing import Smoothed
@@ -90,6 +90,17 @@ def test_an_entry_of_the_zoo_is_what_load_model_gives():
     entry = board_entry("digits/resnet8-rce-seed0")
     assert entry.data == "digits" and entry.rule is None and "ReverseCrossEntropy" in entry.about
     assert forward_passes(entry, DIGITS.x_test[:3]) == 1
+
+
+def test_a_fitted_rule_reads_the_training_images_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path))
+    first = rejecting.load_entry("digits/rce", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(rejecting, "load_data", lambda *_, **__: pytest.fail("read again"))
+        again = rejecting.load_entry("digits/rce", "cpu")
+    fitted = rejecting.load_entry("digits/rce", "cpu", DIGITS)
+    scores = [rule_scores(e.model, e.rule, DIGITS.x_test[:30]) for e in (first, again, fitted)]
+    assert torch.equal(scores[0], scores[1]) and torch.allclose(scores[0], scores[2]) and first.rule.name == again.rule.name == "kdensity"
 
 
 def twice(model):
