@@ -493,6 +493,9 @@ from .sets import L2 as L2
 from .sets import Linf as Linf
 from .sets import as_ball as as_ball
 from .sets import check_ball as check_ball
+from .shells import Search as Search
+from .shells import Shell as Shell
+from .shells import Unrolled as Unrolled
 from .smoothing import Smoothed as Smoothed
 from .smoothing import Smoothing as Smoothing
 from .smoothing import certified_radius as certified_radius
@@ -559,10 +562,7 @@ from .topics.shells import DanskinShell as DanskinShell
 from .topics.shells import EveryLabel as EveryLabel
 from .topics.shells import NoGuarantee as NoGuarantee
 from .topics.shells import Radii as Radii
-from .topics.shells import Search as Search
-from .topics.shells import Shell as Shell
 from .topics.shells import StraightThrough as StraightThrough
-from .topics.shells import Unrolled as Unrolled
 from .topics.shells import check_shell_guarantee as check_shell_guarantee
 from .topics.shells import overshoot_start as overshoot_start
 from .topics.shells import places as places
@@ -664,6 +664,7 @@ from . import runtime as runtime
 from . import search as search
 from . import selective as selective
 from . import sets as sets
+from . import shells as shells
 from . import smoothing as smoothing
 from . import statistics as statistics
 from . import summaries as summaries
