@@ -176,7 +176,7 @@ def _checks(
     "The indicators of model and attacks; `alone` are those of a single attack, where they are known"
     given, effort = (case.model, case.x, case.y, case.table), case.effort
     radii = _radii(case.model, vars(case), case.ball, {"effort": effort, "seed": case.seed})
-    known = {"ball": case.ball, "notes": case.notes, "few": min(effort.few, len(case.y))}
+    known: Any = {"ball": case.ball, "notes": case.notes, "few": min(effort.few, len(case.y))}
     lines = run_checks(*given, radii, case.data.classes, **known)
     other = surrogate_of(case.model, case.x_held) if effort.transfer else None
     tests = [*second_lines(*given, case.ball, effort, other), *alone] if alone else []
@@ -211,7 +211,7 @@ def _attack_and_check(case: _Case) -> list[Indicator]:
 def _with_rule(case: _Case, ball: Ball, rows: Tensor, unaware: Found) -> Rejection:
     "Attack model and rule together at some of the images"
     assert case.rule is not None
-    spent = {"queries": case.effort.queries, "first": case.effort.planted, "seed": case.seed}
+    spent: Any = {"queries": case.effort.queries, "first": case.effort.planted, "seed": case.seed}
     given = (case.model, case.rule, case.x[rows], case.y[rows], case.x_held, ball, case.effort.steps)
     return attack_with_rule(*given, unaware=unaware, **spent)
 
