@@ -259,5 +259,9 @@ def reject_rule(
 def _fitted(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Score:
     "A detector of the hidden vectors of training images"
     hidden = features(model, x)
-    y = check_labels(y, len(x)).to(hidden.device)
+    return _of_hidden(name, hidden, check_labels(y, len(x)).to(hidden.device))
+
+
+def _of_hidden(name: str, hidden: Tensor, y: Tensor) -> Score:
+    "A detector of hidden vectors (M, D) and their labels"
     return DensityScore(KDensity.relative(hidden, y)) if name == "kdensity" else NeighbourVote(hidden, y)

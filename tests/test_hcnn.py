@@ -36,6 +36,7 @@ from confnb.runtime import generator, predict
 from confnb.search import maximize
 from confnb.selective import ABSTAIN, reject, rejection_table
 from confnb.sets import L0, L2, Linf
+from confnb.shells import Unrolled
 from confnb.tables import evaluate
 from confnb.topics.shells import (
     DanskinShell,
@@ -43,7 +44,6 @@ from confnb.topics.shells import (
     Radii,
     Shell,
     StraightThrough,
-    Unrolled,
     check_shell_guarantee,
     overshoot_start,
     places,

@@ -8,6 +8,7 @@ __all__ = ['KWinners', 'k_winners_network', 'Broken', 'broken_defences']
 # %% ../../nbs/evaluation/79_broken.ipynb #d6ecf488
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..images import Data
 from ..models import WithGradientOf
 from ..neighbours import mcn
 from ..runtime import logits_of
+from ..shells import Shell
 
 # %% ../../nbs/evaluation/79_broken.ipynb #96b058ca
 class _Around(nn.Module):
@@ -164,21 +166,8 @@ class _Shattered(_Around):
     def forward(self, x: Tensor) -> Tensor:
         return logits_of(self.model, _Shatter.apply(x))
 
-# %% ../../nbs/evaluation/79_broken.ipynb #6cc71aba
-class _Shell(_Around):
-    """Answer at the most confident of some points near the image, one step towards each class."""
-
-    xi = 0.05
-
-    def point(self, x: Tensor) -> Tensor:
-        """Give the points at which the network is asked (N, C, H, W)."""
-        return mcn(self.model, x.detach(), self.xi, steps=1).x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return logits_of(self.model, self.point(x))
-
 # %% ../../nbs/evaluation/79_broken.ipynb #a0f98ce2
-class _MovingShell(_Shell):
+class _MovingShell(Shell):
     """Let the shell's point move along with the image, which gives its answer a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,6 +236,7 @@ def broken_defences(
     limit = float(_roughness(data.x_val).quantile(0.99))
     straight = lambda kind: WithGradientOf(kind(model), model)  # noqa: E731
     noisy, vote, guarded = _Noisy(model), _Vote(model), _Guarded(model, limit)
+    near = partial(mcn, xi=0.05, steps=1)
     return [
         Broken("rounded pixels", _Rounded(model), straight(_Rounded), _ROUNDING),
         Broken("thermometer code", _Thermometer(model), straight(_Thermometer), _ROUNDING),
@@ -269,7 +259,7 @@ def broken_defences(
             ("the loss has gradients", "no attack stood still", "random search finds no more than gradients"),
         ),
         Broken("false backward pass", _Shattered(model), model, ("a small step along the gradient pays",)),
-        Broken("shell", _Shell(model), _MovingShell(model), _ROUNDING),
+        Broken("shell", Shell(model, near), _MovingShell(model, near), _ROUNDING),
         Broken(
             "k winners take all",
             winners,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -26,14 +27,17 @@ from confnb.adaptive_rejection import (
 )
 from ..basics import UsageError
 from ..borrowing import device_of
+from ..cache import remember
 from ..data import load_data
 from .indicators import Indicator
 from .loading import model_from
 from .planted import of_planted, planted_mistakes
 from .report_tables import _percent
 from ..images import Data, stratified_order
+from ..keys import fingerprint
+from ..models import features
 from ..networks import Card, load_model, made_by, read_entry
-from ..reject_rules import _FITTED, RejectRule, reject_rule, rule_scores
+from ..reject_rules import _FITTED, RejectRule, _of_hidden, reject_rule, rule_scores
 from ..remembered_attacks import remembered_attack
 from ..selective import choose_threshold
 from ..sets import Ball
@@ -41,11 +45,14 @@ from ..statistics import binomial_interval
 from ..summaries import FalseAlarms, false_alarms
 
 # %% ../../nbs/evaluation/71_rejecting.ipynb #cdb6f336
+_MOST = 2000
+
+
 def rule_from(
     reject: Any,  # what `reject_rule` takes
     model: nn.Module,  # that it goes with
     data: Data | None,  # whose training part two of the names are fitted to
-    most: int = 2000,  # how many training images at most, of each class about the same share
+    most: int = _MOST,  # how many training images at most, of each class about the same share
 ) -> RejectRule:
     """Make the reject rule that goes with a model.
 
@@ -89,13 +96,28 @@ def _rule(name: str, card: Card, model: nn.Module, data: Data | None = None) -> 
         return None
     if isinstance(card.reject, str) and ":" not in card.reject:
         if card.reject in _FITTED and data is None:
-            data = load_data(name.split("/")[0], train=card.recipe["images"], parts=("train",))
+            return _fitted_rule(name, card, model)
         return rule_from(card.reject, model, data)
     made = made_by(card.reject, model)
     if not callable(made) or isinstance(made, RejectRule):
         return rule_from(made, model, data)
     factory = card.reject if isinstance(card.reject, str) else next(iter(card.reject))
     return RejectRule(made, name=factory.rpartition(":")[2])
+
+# %% ../../nbs/evaluation/71_rejecting.ipynb #41170a0d
+def _fitted_rule(name: str, card: Card, model: nn.Module) -> RejectRule:
+    "The rule of a card that is fitted to the hidden vectors of training images"
+
+    def hidden() -> dict[str, Tensor]:
+        data = load_data(name.split("/")[0], train=card.recipe["images"], parts=("train",))
+        rows = stratified_order(data.y_train)[:_MOST]
+        x = data.x_train[rows].to(device_of(model))
+        return {"hidden": features(model, x).cpu().contiguous(), "y": data.y_train[rows]}
+
+    key = fingerprint(features, model, name, card.recipe["images_sha256"], _MOST)
+    kept = remember("hidden", key, ".safetensors", hidden, save_file, load_file)
+    fitted = _of_hidden(str(card.reject), *(kept[k].to(device_of(model)) for k in ("hidden", "y")))
+    return RejectRule(fitted, "answers", str(card.reject))
 
 # %% ../../nbs/evaluation/71_rejecting.ipynb #f1333f71
 def model_and_rule(
