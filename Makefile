@@ -56,12 +56,14 @@ reference: setup
 	$(BIN)/confnb store runs/mnist
 	$(BIN)/python -m confnb.workshop.in_step --write
 
-# the report that the site shows as a sample, of an MNIST network that ships with the library, with a reject rule; and the board of the digits
+# the report that the site shows as a sample, of an MNIST network that ships with the library, with a reject rule; and the boards of MNIST and of the digits
 sample: setup
 	$(BIN)/confnb evaluate --model zoo:mnist/pgd-linf.3 --data mnist --threat linf:.3 --reject entropy --out runs/sample
+	$(BIN)/confnb board --data mnist -j $(JOBS) --out runs/board-mnist
+	$(BIN)/confnb board --data digits --images 60 --effort quick -j $(JOBS) --out runs/board-digits
 	mkdir -p nbs/sample && cp runs/sample/index.html nbs/sample/report.html
-	$(BIN)/confnb board --data digits --images 60 --effort quick -j 2 --out runs/board-digits
-	cp runs/board-digits/index.html nbs/sample/board.html
+	cp runs/board-mnist/index.html nbs/sample/board.html
+	cp runs/board-digits/index.html nbs/sample/board_digits.html
 
 # every notebook as it is stored, as pages that need neither Quarto nor a network
 preview-offline pages: setup

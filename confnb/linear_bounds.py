@@ -167,7 +167,7 @@ def lower_bounds(
 
     Raises TypeError: a set of which bounds are not known.
 
-    Source: Zhang et al. (2018), theorem 3.2, with their adaptive slope below; for "ibp" Gowal et al. (2018).
+    Source: Zhang et al. (2018), with their adaptive slope below; for "ibp" Gowal et al. (2018).
     """
     rows = (rows if rows.ndim == 3 else rows[None]).to(x)
     return _least_of(graph, x, ball, rows, intervals, through=by != "ibp")

@@ -178,7 +178,7 @@ def certified_radius(
     Raises TypeError, ValueError: another model, or one whose logits are no numbers; bad images, counts or level out
       of range.
 
-    Source: Cohen et al. (2019), section 3.2.2, algorithm CERTIFY.
+    Source: Cohen et al. (2019), algorithm CERTIFY.
     """
     _check_smoothed(model)
     _check_level(level)

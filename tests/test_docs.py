@@ -151,7 +151,7 @@ def test_the_site_folds_and_wraps_code_and_asks_for_no_font(site):
 def test_the_menus_lead_to_the_five_topics_and_the_results(site):
     menus = {item["text"]: [i["href"] for i in item.get("menu", [item])] for item in site[0]["website"]["navbar"]["left"]}
     assert set(menus["Topics"]) == {name(p) for p in NBS.glob("topics/[0-9]*.ipynb")} and menus["Topics"][0] == "topics/32_maxconfidence.ipynb"
-    assert {"How to", "API", "Results"} <= set(menus) and menus["Results"] == ["reference/papers_against_this_run.ipynb", "sample/report.html", "sample/board.html"]
+    assert {"How to", "API", "Results"} <= set(menus) and menus["Results"] == ["reference/papers_against_this_run.ipynb", "sample/report.html", "sample/board.html", "sample/board_digits.html"]
 
 
 def test_every_room_has_a_page_that_lists_it(site):
