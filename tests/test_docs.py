@@ -321,7 +321,7 @@ def test_every_figure_is_stored(page):
 def test_the_front_page_shows_stored_pictures_each_a_link_and_its_examples_with_what_they_print():
     text = "\n".join(source for kind, source, _ in made.cells(NBS / "index.ipynb") if kind == "markdown")
     assert {p.name for p in NBS.glob("images/*")} == set(re.findall(r"""[("]images/([^)"]+)""", text))
-    linked = re.findall(r"""^\[(?:!\[[^\]]+\]\(|<img src=")images/([^)"]+)(?:\)|" alt="[^"]+"[^>]*>)\]\(topics/\S+\.ipynb\S*\)$""", text, re.M)
+    linked = re.findall(r"""^\[(?:!\[[^\]]+\]\(|<img src=")images/([^)"]+)(?:\)|" alt="[^"]+"[^>]*>)\]\((?:topics|evaluation)/\S+\.ipynb\S*\)$""", text, re.M)
     assert set(linked) == {p.name for p in NBS.glob("images/*.png")} and len(linked) == len(set(linked))
     cells = {"".join(c["source"]): c["outputs"] for c in code(NBS / "index.ipynb")}
     (curve,), (told,), (slider,) = ([c for c in cells if word in c] for word in ("curve_at(", "report(model", "threshold_explorer("))
