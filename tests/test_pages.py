@@ -248,10 +248,11 @@ def broken(folder):
 
 @pytest.mark.slow
 def test_pages_of_this_repository(offline):
-    """Every stored notebook becomes a page beside the sample report and the board, its formulas convert and its links lead to files and to headings there."""
+    """Every stored notebook becomes a page beside the sample report and the boards, its formulas convert and its links lead to files and to headings there."""
     made = list(offline.rglob("*.html"))
-    assert len(made) == 2 + len([p for p in (Path(runner.__file__).parents[2] / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
-    for page in (p for p in made if p.name != "board.html"):  # which has a script of its own, and tests
+    nbs = Path(runner.__file__).parents[2] / "nbs"
+    assert len(made) == len([p for p in (*nbs.rglob("*.ipynb"), *nbs.glob("sample/*.html")) if ".ipynb_checkpoints" not in p.parts])
+    for page in (p for p in made if not p.name.startswith("board")):  # which has a script of its own, and tests
         assert all(p.exists() for p in links_of(page)), page
         prose = re.sub(r"(?s)<(pre|code|style|script|annotation)\b.*?</\1>", "", page.read_text())
         prose = re.sub(r'(?s)\boninput="[^"]*"', "", prose)  # the slider's own code
