@@ -7,13 +7,14 @@ JOBS ?= 2
 CASES ?= 15000
 # the entries of the digits board that `make figures` judges, on few images
 BOARD := undefended pgd-linf.2 trades-linf.2 rectified-linf.2 smoothed regularised undefended-tempered certified-linf.1 crown-ibp-linf.1 interval-linf.1 good-noise rce
+DIGITS_BOARD = OMP_NUM_THREADS=1 $(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board $(BOARD:%=--only digits/%)
 export MPLBACKEND ?= agg
 
 .PHONY: figures test check slow soak setup in-step notebooks reference sample pages preview-offline docs bench fuzz coverage clean
 
 figures: setup
 	$(BIN)/confnb reproduce --profile $(PROFILE) --jobs $(JOBS) --out runs/$(PROFILE)
-	OMP_NUM_THREADS=1 $(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board $(BOARD:%=--only digits/%)
+	$(DIGITS_BOARD)
 
 test: setup in-step notebooks
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
@@ -60,10 +61,10 @@ reference: setup
 sample: setup
 	$(BIN)/confnb evaluate --model zoo:mnist/pgd-linf.3 --data mnist --threat linf:.3 --reject entropy --out runs/sample
 	$(BIN)/confnb board --data mnist -j $(JOBS) --out runs/board-mnist $(filter-out %/pgd-shell %/regularised-smoothed,$(patsubst confnb/zoo/%/card.yaml,--only=%,$(wildcard confnb/zoo/mnist/*/card.yaml)))
-	$(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board-digits $(BOARD:%=--only digits/%)
+	$(DIGITS_BOARD)
 	mkdir -p nbs/sample && cp runs/sample/index.html nbs/sample/report.html
 	cp runs/board-mnist/index.html nbs/sample/board.html
-	cp runs/board-digits/index.html nbs/sample/board_digits.html
+	cp runs/board/index.html nbs/sample/board_digits.html
 
 # every notebook as it is stored, as pages that need neither Quarto nor a network
 preview-offline pages: setup

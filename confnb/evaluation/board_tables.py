@@ -32,8 +32,8 @@ from .gate import gate_of
 from .indicators import Indicator, indicator_table
 from .rejecting import Rejection, attack_with_rule, of_rule, of_scores
 from .report_tables import _unwarned
-from .reporting import _radii
-from .specs import _RUNS, Notes, ProjectOutside, attack_from, _named_attacks
+from .reporting import _chosen, _radii
+from .specs import Notes, ProjectOutside, attack_from, _named_attacks, _noted
 from .threats import check_threat, threat_from
 from confnb.evaluation.trust import (
     ManyWays,
@@ -47,7 +47,7 @@ from confnb.evaluation.trust import (
 from ..found import Found, keep_better
 from ..identity import Unidentified
 from ..halving import SETTLED
-from ..images import Data, stratified_order
+from ..images import Data
 from ..keys import fingerprint, syntax_of
 from ..reject_rules import RejectRule
 from ..sets import Ball
@@ -148,11 +148,9 @@ class _Case:
 # %% ../../nbs/evaluation/81_board_tables.ipynb #7291b90e
 def _case(entry: BoardEntry, data: Data, ball: Ball, effort: ReportEffort, how: Mapping[str, Any]) -> _Case:
     "What an entry is judged on: images of each class about the same share"
-    device, n = device_of(entry.model), min(how["images"], len(data.x_test))
-    rows = stratified_order(data.y_test)[:n].sort().values
-    held = stratified_order(data.y_val)[: max(1000, 4 * n)]
-    x, y, x_held = (t.to(device) for t in (data.x_test[rows], data.y_test[rows], data.x_val[held]))
-    clean = evaluate(entry.model, x_held, data.y_val[held].to(device))
+    points = min(how["images"], len(data.x_test))
+    x, y, x_held, y_held = _chosen(data, points, device_of(entry.model))
+    clean = evaluate(entry.model, x_held, y_held)
     return _Case(entry.model, entry.rule, data, ball, effort, how["seed"], x, y, x_held, clean)
 
 # %% ../../nbs/evaluation/81_board_tables.ipynb #2906a206
@@ -160,12 +158,8 @@ def _attack(case: _Case, attacks: Mapping[str, ProjectOutside]) -> None:
     "Run the attacks, and keep their points with their notes"
     case.points, case.notes = {}, {}
     for name, attack in attacks.items():
-        runs: list[Notes] = []
-        token = _RUNS.set(runs)
-        try:
+        with _noted() as runs:
             case.points[name] = attack(case.model, case.x, case.y)
-        finally:
-            _RUNS.reset(token)
         case.notes[name] = runs[-1]
     case.table = evaluate(case.model, case.x, case.y, {k: lambda *_, f=f: f for k, f in case.points.items()})
 

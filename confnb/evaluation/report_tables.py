@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..borrowing import RandomAnswers
 from ..cache import remember
-from .specs import _RUNS, TOGETHER, Notes, ProjectOutside
+from .specs import TOGETHER, Notes, ProjectOutside, _noted
 from ..keys import fingerprint
 from ..leastconfidence import least_confident, miscalibrate
 from ..objectives import NoGradient
@@ -198,12 +198,8 @@ def spoiled_calibration(
 # %% ../../nbs/evaluation/64_report_tables.ipynb #8f6f931c
 def _again(model: nn.Module, x: Tensor, y: Tensor, attack: ProjectOutside) -> Notes:
     """Run an attack once more for its notes, where its table is known and they are not."""
-    runs: list[Notes] = []
-    token = _RUNS.set(runs)
-    try:
+    with _noted() as runs:
         attack(model, x, y)
-    finally:
-        _RUNS.reset(token)
     return runs[-1]
 
 # %% ../../nbs/evaluation/64_report_tables.ipynb #dc5103be
@@ -211,12 +207,8 @@ def _attacked(
     model: nn.Module, x: Tensor, y: Tensor, name: str, attack: ProjectOutside, scores: Mapping[str, Score]
 ) -> tuple[pd.DataFrame, Notes]:
     """Evaluate one attack with the cache; return its table and the notes of the run that it is from."""
-    runs: list[Notes] = []
-    token = _RUNS.set(runs)
-    try:
+    with _noted() as runs:
         table = evaluate(model, x, y, {name: attack}, scores, cache=True)
-    finally:
-        _RUNS.reset(token)
     whole = [notes for notes in runs if len(notes.outside) == len(x)]
     made = (lambda: whole[-1]) if whole else partial(_again, model, x, y, attack)
     words = json.dumps(table.drop(columns="attack").to_numpy(float).round(6).tolist())

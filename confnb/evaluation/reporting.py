@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -171,6 +172,15 @@ def _parameters(
         **(how["told"] or {}),
     }
 
+# %% ../../nbs/evaluation/76_reporting.ipynb #c405e4ed
+def _chosen(data: Data, points: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose the test images to attack and the held-out ones, with their labels, of each class about the same share."""
+    rows = stratified_order(data.y_test)[:points].sort().values
+    held = stratified_order(data.y_val)[: max(1000, 4 * points)]
+    parts = (data.x_test[rows], data.y_test[rows], data.x_val[held], data.y_val[held])
+    x, y, x_held, y_held = (part.to(device) for part in parts)
+    return x, y, x_held, y_held
+
 # %% ../../nbs/evaluation/76_reporting.ipynb #634786e8
 def _tables(
     model: nn.Module,
@@ -181,15 +191,12 @@ def _tables(
     how: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Choose the images to attack, and make the tables that take time."""
-    device, rows = device_of(model), stratified_order(data.y_test)[: how["points"]].sort().values
-    x, y, effort = data.x_test[rows].to(device), data.y_test[rows].to(device), how["effort"]
-    held = stratified_order(data.y_val)[: max(1000, 4 * how["points"])]
-    step = partial(_step, how["say"])
-    about = f"{data.title}: {len(x)} test images, {len(held)} held out, {threat_word(ball)}, {device_name(device)}"
+    device, effort, step = device_of(model), how["effort"], partial(_step, how["say"])
+    x, y, x_held, y_held = _chosen(data, how["points"], device)
+    about = f"{data.title}: {len(x)} test images, {len(y_held)} held out, {threat_word(ball)}, {device_name(device)}"
     how["say"](about)
     step("clean accuracy", partial(_look_first, model, data, how))
     how["say"](f"  about {_roughly(expected_seconds(model, x, list(attacks), len(x), effort))} to go")
-    x_held, y_held = data.x_val[held].to(device), data.y_val[held].to(device)
     clean = step("held-out images", partial(evaluate, model, x_held, y_held, scores=scores, cache=True))
     natural = evaluate(model, x, y, scores=scores, cache=True)
     for part in clean, natural:

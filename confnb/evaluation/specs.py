@@ -54,6 +54,17 @@ _PLUMBING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, Impor
 
 
 @contextmanager
+def _noted() -> Iterator[list[Notes]]:
+    """Collect the notes of each run of an attack in this block."""
+    runs: list[Notes] = []
+    token = _RUNS.set(runs)
+    try:
+        yield runs
+    finally:
+        _RUNS.reset(token)
+
+
+@contextmanager
 def _overheard() -> Iterator[list[list[str]]]:
     """Collect the warnings of this block, each once; they are issued again when it ends."""
     heard: list[list[str]] = []
