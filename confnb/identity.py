@@ -9,6 +9,7 @@ __all__ = ['Unidentified']
 import enum
 import functools
 import hashlib
+import os
 import re
 import sys
 import sysconfig
@@ -103,6 +104,19 @@ def _digest(*parts: Any) -> str:
 _SITES = tuple({sysconfig.get_path(k) for k in ("purelib", "platlib", "stdlib", "platstdlib")})
 
 
+def _home(file: str, top: str) -> str:
+    "The folder that a package of that name lies in"
+    before, found, _ = file.rpartition(f"{os.sep}{top}{os.sep}")
+    return before if found else os.path.dirname(file)
+
+
+def _put_there(folder: str, top: str) -> bool:
+    "Whether an installer put that package there: into the interpreter's folders, the user's, one of `pip install --target`"
+    records = () if folder.startswith(_SITES) else Path(folder).glob("*.dist-info/RECORD")
+    listed = (line for record in records for line in record.read_text(encoding="utf-8").splitlines())
+    return folder.startswith(_SITES) or any(line.startswith((f"{top}/", f"{top}.py,")) for line in listed)
+
+
 @cache
 def _package(top: str) -> str | None:
     "Of an installed package or the standard library, its version; None for code that is somebody's own"
@@ -110,7 +124,7 @@ def _package(top: str) -> str | None:
         return "python"
     module = sys.modules.get(top)
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if top in ("__main__", "__mp_main__") or file is None or not str(file).startswith(_SITES):
+    if top in ("__main__", "__mp_main__") or file is None or not _put_there(_home(str(file), top), top):
         return None
     try:
         return str(getattr(module, "__version__", None) or version(top))

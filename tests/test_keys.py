@@ -912,3 +912,20 @@ def test_another_question_is_answered_afresh(what, caplog, monkeypatch):
     found = silently(flat(), x, y, {name: logged})
     assert count(caplog) >= 12 or what == "attack's name"
     pd.testing.assert_frame_equal(found, evaluate(flat(), x, y, {name: logged}))
+
+
+# Installed packages, wherever they lie
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_package_counts_by_its_version_where_an_installer_put_it_and_by_its_code_elsewhere(recorded, tmp_path):
+    keys = []
+    for number in "1", "2":
+        (folder := tmp_path / number / "put_there-1.0.dist-info").mkdir(parents=True)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: put_there\nVersion: 1.0\n")
+        (folder / "RECORD").write_text("put_there/__init__.py,,\n" if recorded else "another/__init__.py,,\n")
+        (package := folder.parent / "put_there").mkdir()
+        (package / "__init__.py").write_text(f"def factor(x):\n    return {number} * x\n")
+        code = "import put_there\nfrom confnb.keys import fingerprint\nprint(fingerprint(lambda x: put_there.factor(x)))"
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder.parent), *sys.path])}, capture_output=True, text=True, check=True)
+        keys.append(done.stdout)
+    assert (keys[0] == keys[1]) == recorded
