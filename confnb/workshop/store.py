@@ -17,6 +17,7 @@ from typing import Any
 
 from ..basics import UsageError, need, write_text, write_whole
 from .gallery import ANSWERS, IDENTIFIERS, _rows
+from .markdown import captioned
 from .parameters import Topic, choose, topics
 
 # %% ../../nbs/workshop/92_store.ipynb #e4c4c51d
@@ -39,16 +40,18 @@ def store_outputs(
         raise UsageError(
             f"{run} holds no executed notebook of {', '.join(absent)}; `confnb reproduce` makes one"
         )
-    texts = {t.notebook: _stored(t.notebook, executed[t.stem], _private(root, Path(run))) for t in chosen}
+    texts = {t.notebook: _stored(t.notebook, executed[t.stem], Path(run), root) for t in chosen}
     for path, text in texts.items():
         write_text(path, text)
     _store_verdicts(root, run)
     return list(texts)
 
 # %% ../../nbs/workshop/92_store.ipynb #ed63536c
-def _stored(source: Path, executed: Path, private: re.Pattern) -> str:
-    """Make the text of the notebook `source` with the outputs of `executed`."""
+def _stored(source: Path, executed: Path, run: Path, root: Path) -> str:
+    """Make the text of the notebook `source` with the outputs of `executed`, a notebook of that run."""
     from nbdev.clean import clean_nb
+
+    private = _private(root, run)
 
     notebook, ran = (json.loads(p.read_text(encoding="utf-8")) for p in (source, executed))
     made = [
@@ -63,7 +66,8 @@ def _stored(source: Path, executed: Path, private: re.Pattern) -> str:
                 f"{changed}: cell {number} (id {old.get('id')}) is another; run it again, then store"
             )
         if old["cell_type"] == "code":
-            old["outputs"] = [_checked(o, source.name, number, private) for o in _outputs_of(new)]
+            shown = _with_svg(_outputs_of(new), run / "figures")
+            old["outputs"] = [_checked(o, source.name, number, private) for o in shown]
     if len(made) != len(notebook["cells"]):
         raise UsageError(
             f"{changed}: {len(notebook['cells'])} cells, then {len(made)}; run it again, then store"
@@ -118,6 +122,20 @@ def _private(root: Path, run: Path) -> re.Pattern:
     paths = {str(p) for place in places for p in (place, *place.parents) if p != Path(place.anchor)}
     longest_first = sorted(paths, key=len, reverse=True)
     return re.compile(rf"(?<![\w./])(?:{'|'.join(map(re.escape, longest_first))})(?![\w.-])")
+
+# %% ../../nbs/workshop/92_store.ipynb #5a7e51a1
+_MOST_SVG = 300_000  # bytes
+
+
+def _with_svg(outputs: list[dict[str, Any]], figures: Path) -> list[dict[str, Any]]:
+    """Put beside the PNG of each published figure the SVG that its run wrote."""
+    for output, caption in captioned(outputs):
+        told = re.match(r"\*\*([\w-]+)\.\*\* ", caption)
+        file = figures / f"{told[1] if told else ''}.svg"
+        if "image/png" in output.get("data", {}) and file.exists() and file.stat().st_size <= _MOST_SVG:
+            text = file.read_text(encoding="utf-8")
+            output["data"] = {**output["data"], "image/svg+xml": text[text.index("<svg") :].splitlines(True)}
+    return outputs
 
 # %% ../../nbs/workshop/92_store.ipynb #40c13ab3
 VERDICTS = "nbs/reference/verdicts.csv"
