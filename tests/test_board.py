@@ -119,6 +119,16 @@ def test_the_cost_is_counted_in_passes_of_the_network(passes):
     assert np.isnan(forward_passes(BoardEntry("a/b", "a", nn.Flatten(), nn.Flatten(), None, ""), torch.rand(2, 1, 2, 5)))
 
 
+def test_an_entry_whose_answers_cost_much_is_judged_on_fewer_images_and_the_board_says_so(monkeypatch):
+    monkeypatch.setattr("confnb.evaluation.board_entries._FEWEST", 2)
+    asked, how = board_entry("digits/undefended"), board_options("digits", images=5, effort="quick")
+    dear = replace(asked, name="digits/dear", model=Ensemble([asked.network] * 5))
+    found = [board_tables._judged(entry, DIGITS, how) for entry in (asked, dear)]
+    assert [len(one.rows(a)) for one in found for a in ("clean", "ball", "union")] == [5] * 3 + [4] * 3
+    assert "Judged on fewer images than the others: dear on 4, since an answer of it costs 5 passes." in " ".join(board_sentences(board_table(found)))
+    assert "fewer images" not in " ".join(board_sentences(board_table(found[:1])))
+
+
 def test_a_submission_is_loaded_as_what_it_is(folder):
     entry = submission(folder)
     assert entry.name == "digits/mine" and isinstance(entry.model, Smoothed) and entry.rule is not None

@@ -143,7 +143,12 @@ def _of_cost(table: pd.DataFrame) -> str:
         for r in table.to_dict("records")
         if r["name"] != best["name"]
     ]
-    return f"Right answers on clean images at that threshold: {_short(best['name'])} {_percent(best['right 95'])}, {_listed(told)}."
+    fewer = [
+        f"{_short(r['name'])} on {r['images']}, since an answer of it costs {r['passes']:.3g} passes"
+        for r in table[table.images < table.images.max()].to_dict("records")
+    ]
+    judged = f" Judged on fewer images than the others: {_listed(fewer)}." if fewer else ""
+    return f"Right answers on clean images at that threshold: {_short(best['name'])} {_percent(best['right 95'])}, {_listed(told)}.{judged}"
 
 # %% ../../nbs/evaluation/82_board_numbers.ipynb #fac0f92d
 def _of_union(table: pd.DataFrame) -> str:

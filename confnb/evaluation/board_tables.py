@@ -26,7 +26,7 @@ from ..basics import PACKAGE, UsageError, with_defaults
 from ..borrowing import device_of
 from ..cache import not_remembered, remember
 from ..certificates import certify
-from .board_entries import BoardEntry, check_entry, forward_passes
+from .board_entries import BoardEntry, affordable_images, check_entry, forward_passes
 from .checks import run_checks
 from .gate import gate_of
 from .indicators import Indicator, indicator_table
@@ -304,8 +304,10 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
     for one in ball, union:
         check_threat(one, data.x_test[:1])
     check_entry(entry, data)
+    passes = forward_passes(entry, data.x_test[:4])
     with _unwarned():
-        case = _case(entry, data, ball, effort, how)
+        few = {"images": affordable_images(how["images"], passes)}
+        case = _case(entry, data, ball, effort, how | few)
         lines = _attack_and_check(case)
         found = _in_ball(case)
         if case.rejection is not None:
@@ -316,7 +318,7 @@ def _judged(entry: BoardEntry, data: Data, how: dict[str, Any]) -> Judged:
             found["certificate"] = bounds
     gate, (images, said) = gate_of(indicator_table(lines)), _pictures(case, found)
     examples = pd.concat([t[_KEPT].assign(attack=name) for name, t in found.items()], ignore_index=True)
-    rule, passes = entry.rule.name if entry.rule else "confidence", forward_passes(entry, case.x[:4])
+    rule = entry.rule.name if entry.rule else "confidence"
     known = (entry.name, entry.about, rule, passes, gate.sound, gate.sentence, how)
     return Judged(*known, examples, images, said)
 
