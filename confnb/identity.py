@@ -30,6 +30,12 @@ from torch import Tensor, nn
 class Unidentified(TypeError):
     """Refuse to name what has no identity, so that it cannot be told from another thing of its kind."""
 
+# %% ../nbs/foundations/04_identity.ipynb #5f0e1a77
+def _framed(word: Any) -> bytes:
+    "A word behind its length"
+    data = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(8, "big") + data
+
 # %% ../nbs/foundations/04_identity.ipynb #c5a168d3
 class _Walk:
     "Feeds a hash with all that a thing is made of"
@@ -42,8 +48,7 @@ class _Walk:
 
     def say(self, *words: Any) -> None:
         for word in words:
-            data = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
-            self.digest.update(len(data).to_bytes(8, "big") + data)
+            self.digest.update(_framed(word))
 
     def add(self, thing: Any) -> None:
         for kind, feed in _KINDS:

@@ -28,7 +28,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from .identity import _KINDS, _attributes, _digest, _installed, _object, _of, _package, _Walk
+from confnb.identity import (
+    _KINDS,
+    _PLAIN,
+    _attributes,
+    _digest,
+    _framed,
+    _installed,
+    _object,
+    _of,
+    _package,
+    _Walk,
+)
 
 # %% ../nbs/foundations/05_keys.ipynb #ce7ce7ab
 def fingerprint(
@@ -82,20 +93,25 @@ def _instructions(code: types.CodeType) -> tuple[tuple[str, Any], ...]:
         if not (b.opname == "STORE_NAME" and b.argval in ("__doc__", "__qualname__"))
     )
 
+# %% ../nbs/foundations/05_keys.ipynb #0b6e44d1
+@cache
+def _pieces(code: types.CodeType) -> tuple[Any, ...]:
+    "The bytes that a piece of code feeds to a hash, and between them the constants that are followed"
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0x2AC)
+    words, pieces = b"".join(map(_framed, ("code", *counts, code.co_varnames))), list[Any]()
+    for name, value in _instructions(code):
+        words += _framed(name)
+        if type(value) in _PLAIN:
+            words += _framed(type(value).__name__) + _framed(repr(value))
+        else:
+            pieces, words = [*pieces, words, value], b""
+    return (*pieces, words)
+
 # %% ../nbs/foundations/05_keys.ipynb #a9f0370f
 @_of(types.CodeType)
 def _code(walk: _Walk, thing: types.CodeType) -> None:
-    walk.say(
-        "code",
-        thing.co_argcount,
-        thing.co_posonlyargcount,
-        thing.co_kwonlyargcount,
-        thing.co_flags & 0x2AC,
-        thing.co_varnames,
-    )
-    for name, value in _instructions(thing):
-        walk.say(name)
-        walk.add(value)
+    for piece in _pieces(thing):
+        walk.digest.update(piece) if isinstance(piece, bytes) else walk.add(piece)
 
 # %% ../nbs/foundations/05_keys.ipynb #54e454c1
 @cache

@@ -102,6 +102,9 @@ class Card:
         return recipe_key(self.recipe)
 
 # %% ../nbs/foundations/30_networks.ipynb #d8eade28
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there, ten times as fast
+
+
 def write_card(card: Card, path: str | Path) -> None:
     """Write a card as YAML, whole or not at all.
 
@@ -117,7 +120,7 @@ def read_card(path: str | Path) -> Card:
     Raises OSError, ValueError: there is none, or it is no card, or its key is not that of its recipe.
     """
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        said = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
         key = said.pop("key")
         card = Card(**said)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError) as e:

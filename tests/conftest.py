@@ -1,10 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import settings
 
 from confnb.data import load_data
+from confnb.evaluation import report_page, trust
 from confnb.networks import load_or_train
 from confnb.training import Recipe
 
@@ -43,6 +45,20 @@ def digits():
 def small_model(digits):
     "A small Model A, right on most digits and far from certain: its gradients do not vanish"
     return load_or_train("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
+
+
+@pytest.fixture
+def few_tries(monkeypatch):
+    "A quick report asks less of the evaluation than users' reports do: for tests that look at something else of it"
+    less = replace(trust.REPORT_EFFORTS["quick"], few=6, planted=2, trails=1, queries=20, steps=3)
+    monkeypatch.setitem(trust.REPORT_EFFORTS, "quick", less)
+    monkeypatch.setitem(trust._MORE, "quick", "quick")
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    "The figures of a page are files without a picture: for tests that do not look at them"
+    monkeypatch.setattr(report_page, "_save", lambda figure, stem: [stem.with_name(f"{stem.name}.{kind}").touch() for kind in ("png", "svg")])
 
 
 @pytest.fixture(scope="session")

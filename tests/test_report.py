@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -42,6 +43,7 @@ from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 
 SMALL = dict(attacks=["noise", "pgd"], points=20, say=lambda line: None)
+QUICK = dict(points=12, effort="quick", say=lambda line: None)
 OWN = '''
 from pathlib import Path
 
@@ -154,11 +156,12 @@ def test_the_page_needs_nothing_beside_it_and_the_manifest_knows_every_file(home
                                   "reject": None, "effort": "standard", "held": "the training set", "points": 20, "seed": 0, "model": "own_nets:net", "weights": "own.safetensors", "mean": None, "std": None, "option": []}
 
 
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_everything_at_once(home, capsys):
     "The user's own attack and detector, foolbox, torchattacks, an attack that leaves the set, an L2 threat"
     pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
     names = "own_nets:brighter,own_nets:outside,foolbox:L2FastGradientAttack,torchattacks:PGDL2,fgsm"
-    done = command(*changed(USUAL, attacks=names, threat="l2:1.0", detectors="confidence,own_nets:norm"), "--out", "mine")
+    done = command(*changed(USUAL, attacks=names, threat="l2:1.0", detectors="confidence,own_nets:norm"), "--quick", "--out", "mine")
     assert done.exit_code == 0, done.output
     table = pd.read_parquet(home / "mine/examples.parquet")
     assert set(table.attack) == {"clean", *names.split(",")} and table.l2.max() <= 1 + 1e-5
@@ -191,8 +194,8 @@ def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
     assert not (home / "other").exists()
 
 
-def test_functions_are_taken_as_they_are_and_nothing_is_written_without_a_folder(home, small_model, digits):
-    found = reporting.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, points=15, say=lambda line: None)
+def test_functions_are_taken_as_they_are_and_nothing_is_written_without_a_folder(home, small_model, digits, few_tries):
+    found = reporting.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, **QUICK | {"points": 15})
     assert found.page is None and not list(home.glob("*.html")) and "detectors" not in found.figures
     assert set(found.table.attack) == {"clean", "mine"} and len(found.table) == 30 and repr(found) == "\n".join(found.summary)
 
@@ -249,14 +252,14 @@ def tempered(shape, classes, t=1.0):
 """
 
 
-def test_another_option_is_another_model(home, digits, small_model):
+def test_another_option_is_another_model(home, digits, small_model, few_tries):
     "Temperature is a plain attribute: no weight, no buffer, nothing of the model's repr"
     (home / "tempered_nets.py").write_text(TEMPERED)
     save_file({f"base.{k}": v for k, v in small_model.state_dict().items()}, "tempered.safetensors")
     found = {}
     for k in 1, 30:
         model = loading.model_from("tempered_nets:tempered", digits, "tempered.safetensors", options={"t": k})
-        found[k] = reporting.report(model, digits, "linf:0.1", ["pgd"], {}, points=12, effort="quick", say=lambda line: None).tables["attacks"]
+        found[k] = reporting.report(model, digits, "linf:0.1", ["pgd"], {}, **QUICK).tables["attacks"]
     assert found[1].wrong_confidence[1] > 0.5 and found[30].wrong_confidence[1] < 0.2, "the second has a table of its own"
     assert found[1].accuracy[0] == found[30].accuracy[0] > 0.7
 
@@ -347,13 +350,13 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch):
     assert "cannot be written: Permission denied" in command(*USUAL, "--out", "closed").stderr
 
 
-def test_a_disk_that_is_full_when_the_page_is_written_is_named(home, small_model, digits, monkeypatch):
+def test_a_disk_that_is_full_when_the_page_is_written_is_named(home, small_model, digits, monkeypatch, few_tries):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report_page, "save_table", full)
     with pytest.raises(basics.UsageError, match="--out mine cannot be written: No space left on device; make room or name another folder"):
-        reporting.report(small_model, digits, "linf:0.1", out="mine", effort="quick", **SMALL | {"points": 12})
+        reporting.report(small_model, digits, "linf:0.1", ["noise"], out="mine", **QUICK)
     assert not (home / "mine").exists()
 
 
@@ -426,8 +429,8 @@ def test_detector_table_by_hand():
     assert unharmed.mistakes.eq(0).all() and unharmed.auc.isna().all() and math.isnan(unharmed["caught at 1 %"].iloc[0])
 
 
-def test_the_calibration_of_a_report_is_that_of_the_topic(small_model, digits):
-    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], {}, points=40, say=lambda line: None)
+def test_the_calibration_of_a_report_is_that_of_the_topic(small_model, digits, few_tries):
+    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], {}, **QUICK | {"points": 40})
     clean, table = found.table[found.table.attack == "clean"], found.tables["calibration"]
     right = clean.prediction == clean.label
     pd.testing.assert_frame_equal(table, regularization.reliability(clean.confidence, right))
@@ -522,15 +525,15 @@ def test_checks_find_nothing_on_an_honest_model(small_model, digits):
 
 @pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice"), (DrawingGlobally, "the same answer twice")])
 @pytest.mark.filterwarnings("ignore")
-def test_checks_see_through(kind, says, small_model, digits):
-    names, found = odd(kind(small_model), digits)
+def test_checks_see_through(kind, says, small_model, digits, few_tries):
+    names, found = odd(kind(small_model), digits, **QUICK)
     assert says in names and found.summary[0].startswith("not sound: ") and not any("it is right on" in line for line in found.summary)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_checks_see_an_untrained_model_and_an_attack_that_misses(digits, small_model):
-    assert "better than chance" in odd(build("model_a", digits.shape, 10, filters=4), digits, force=True)[0]
-    names, _ = odd(small_model, digits, attacks={"noise": specs.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
+def test_checks_see_an_untrained_model_and_an_attack_that_misses(digits, small_model, few_tries):
+    assert "better than chance" in odd(build("model_a", digits.shape, 10, filters=4), digits, force=True, **QUICK)[0]
+    names, _ = odd(small_model, digits, **QUICK, attacks={"noise": specs.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
     assert "one attack finds what the others find (weak)" in names and "gradients do better than noise" in names
 
 
@@ -582,9 +585,9 @@ def test_the_detectors_by_name(small_model, digits):
         specs.detector_from("kdensity", nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits)
 
 
-def test_a_model_without_a_linear_layer_has_a_report(digits):
+def test_a_model_without_a_linear_layer_has_a_report(digits, few_tries):
     torch.manual_seed(0)
-    found = reporting.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], points=12, force=True, say=lambda line: None)
+    found = reporting.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], force=True, **QUICK)
     assert "score entropy" in found.table
 
 
@@ -632,10 +635,11 @@ SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in "ddn cw_l2_fast torchat
 
 @pytest.mark.parametrize("name", [*LONG, *SLOW, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("few_tries")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:
         pytest.importorskip(name.split(":")[0])
-    found = reporting.report(small_model, digits, "linf:0.1", [name], {}, points=20, say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", [name], {}, **QUICK)
     assert found.summary[0].startswith("not sound") and not found.tables["checks"].fine.all()
 
 
@@ -645,8 +649,9 @@ def spoiled(model, x, y):
 
 @pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=pytest.mark.slow)], ids=["x itself", "outside", "NaN", "three"])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("few_tries")
 def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits, attacks):
-    found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, points=12, effort="quick", say=lambda line: None)
+    found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, **QUICK)
     failed = set(found.tables["checks"].query("~fine").name)
     assert found.summary[0].startswith("not sound") and not any("it is right on" in line for line in found.summary)
     assert "twice the effort finds no more" in failed and ("the attacks stay in the set" in failed) == (attacks != {"own": lazy})
@@ -671,11 +676,11 @@ def test_warnings_of_an_attack_are_on_the_page_in_the_summary_and_still_given(ho
         assert "no attack stood still" in " ".join(found.tables["checks"].query("~fine").name)
 
 
-def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits):
-    alone(small_model, digits, leaving)
+def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits, few_tries):
+    alone(small_model, digits, leaving, effort="quick")
     for p in (cache_dir() / "notes").glob("*"):
         p.unlink()
-    assert alone(small_model, digits, leaving).manifest["outside"] == {"mine": 20}
+    assert alone(small_model, digits, leaving, effort="quick").manifest["outside"] == {"mine": 20}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -763,8 +768,9 @@ class Detached(EdgesFirst):
 
 @pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=pytest.mark.slow), (Detached, "linf:0.1", "cw_l2_fast")])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("few_tries")
 def test_a_model_whose_gradients_break_has_a_report_that_says_so(small_model, digits, kind, threat, attack):
-    found = reporting.report(kind(small_model), digits, threat, [attack], {}, points=12, effort="quick", say=lambda line: None)
+    found = reporting.report(kind(small_model), digits, threat, [attack], {}, **QUICK)
     assert {"the loss has gradients", "no attack stood still"} <= set(found.tables["checks"].query("~fine").name)
 
 
@@ -811,10 +817,10 @@ def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.filterwarnings("ignore")
-def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind):
+def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind, few_tries):
     model = copy.deepcopy(small_model)
     model = model.bfloat16() if kind == "bfloat16" else torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear})
-    found = reporting.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], points=12, say=lambda line: None)
+    found = reporting.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], **QUICK)
     assert found.tables["attacks"].accuracy.iloc[0] > 0.7 and len(found.table) == 24
 
 
@@ -826,16 +832,27 @@ def foreign(home, name):
     (home / "mine" / name).write_text("three years of work")
 
 
-@pytest.mark.parametrize("name", ["index.html", "manifest.json", "attacks.csv", "curve.png", "examples.parquet"])
-def test_a_folder_that_holds_somebody_elses_files_is_refused(home, small_model, digits, name):
+FILES = ["index.html", "manifest.json", "attacks.csv", "curve.png", "examples.parquet"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_that_holds_somebody_elses_files_is_refused(home, name):
     foreign(home, name)
     before = contents(home / "mine")
     done = command(*USUAL, "--out", "mine")
     assert done.exit_code == 2 and f"--out mine holds {name}, which no report of confnb evaluate put there" in done.stderr
-    found = reporting.report(small_model, digits, "linf:0.1", **SMALL)
-    with pytest.raises(basics.UsageError, match="which no report"):
-        report_page.write(found, home / "mine")
     assert contents(home / "mine") == before
+
+
+def test_a_report_is_not_written_over_somebody_elses_files(home, small_model, digits, few_tries):
+    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], **QUICK)
+    for name in FILES:
+        foreign(home, name)
+        before = contents(home / "mine")
+        with pytest.raises(basics.UsageError, match="which no report"):
+            report_page.write(found, home / "mine")
+        assert contents(home / "mine") == before
+        shutil.rmtree(home / "mine")
 
 
 @pytest.mark.slow
@@ -897,10 +914,12 @@ def test_images_that_were_trained_on_are_read_only_for_a_detector_that_needs_the
     assert torch.equal(held_and_test.x_test, whole.x_test) and torch.equal(held_and_test.x_val, whole.x_val)
 
 
-@pytest.mark.parametrize("name", ["$x^$", r"$\frac$", "a_b^c"])
-def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, name):
-    found = reporting.report(small_model, digits, "linf:0.1", {name: lazy}, {name: specs.OfLogits(reject_rules.max_logit)}, out="mine", points=12, say=lambda line: None)
-    assert found.page.exists() and name in found.figures["detectors"].axes[0].get_yticklabels()[0].get_text().replace("\\$", "$")
+def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, few_tries):
+    names = ["$x^$", r"$\frac$", "a_b^c"]
+    attacks, detectors = dict.fromkeys(names, lazy), dict.fromkeys(names, specs.OfLogits(reject_rules.max_logit))
+    found = reporting.report(small_model, digits, "linf:0.1", attacks, detectors, out="mine", **QUICK)
+    drawn = [t.get_text().replace("\\$", "$") for t in found.figures["detectors"].axes[0].get_yticklabels()]
+    assert found.page.exists() and all(any(name in text for text in drawn) for name in names)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "clean", report_tables.TOGETHER, "a\nb", 3])
@@ -1004,9 +1023,9 @@ def test_a_factory_may_import_what_lies_beside_it(home, digits):
 
 
 @pytest.mark.parametrize("name", ["foolbox:LinfPGD", "torchattacks:PGD"])
-def test_attacks_of_other_libraries_are_remembered(small_model, digits, name):
+def test_attacks_of_other_libraries_are_remembered(small_model, digits, name, few_tries):
     pytest.importorskip(name.split(":")[0])
     for _ in range(2):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "the remembered")
-            reporting.report(small_model, digits, "linf:0.1", [name], {}, points=12, say=lambda line: None)
+            reporting.report(small_model, digits, "linf:0.1", [name], {}, **QUICK)
