@@ -42,6 +42,8 @@ from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 
 SMALL = dict(attacks=["noise", "pgd"], points=20, say=lambda line: None)
+QUICK = SMALL | dict(points=12, effort="quick")
+LEAST = QUICK | dict(attacks=["noise"])
 OWN = '''
 from pathlib import Path
 
@@ -113,6 +115,9 @@ def changed(words, **new):
     return [w for k, v in flags.items() if v is not None for w in (k, v)]
 
 
+SHORT = changed(USUAL, points="12", effort="quick")
+
+
 def contents(folder):
     "Every file below a folder, by its name"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -123,11 +128,11 @@ def contents(folder):
 
 @pytest.mark.slow
 def test_the_command_and_python_say_the_same(home, digits, small_model):
-    done = command(*USUAL, "--out", "runs/mine")
+    done = command(*SHORT, "--out", "runs/mine")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[-1] == "runs/mine/index.html" and "pgd" in done.output and "held-out images" in done.output
     small_model.train()
-    found = reporting.report(small_model, digits, "linf:0.1", out="runs/python", **SMALL)
+    found = reporting.report(small_model, digits, "linf:0.1", out="runs/python", **QUICK)
     assert small_model.training and all(p.requires_grad for p in small_model.parameters())
     one, two = home / "runs/mine", home / "runs/python"
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
@@ -168,25 +173,25 @@ def test_everything_at_once(home, capsys):
 
 @pytest.mark.slow
 def test_killed_and_called_again_goes_on(home):
-    done = command(*changed(USUAL, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
+    done = command(*changed(SHORT, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
     assert done.exit_code == 130 and "goes on from there" in done.output and not (home / "mine").exists()
     calls = home / "calls"
     assert calls.read_text() == "brighter "
-    assert command(*changed(USUAL, attacks="own_nets:brighter,noise"), "--out", "mine").exit_code == 0 and calls.read_text() == "brighter "
+    assert command(*changed(SHORT, attacks="own_nets:brighter,noise"), "--out", "mine").exit_code == 0 and calls.read_text() == "brighter "
     (home / "own_nets.py").write_text(OWN.replace("x + ball.eps", "x - ball.eps"))
     del sys.modules["own_nets"]
-    assert command(*changed(USUAL, attacks="own_nets:brighter"), "--out", "mine").exit_code == 0
+    assert command(*changed(SHORT, attacks="own_nets:brighter"), "--out", "mine").exit_code == 0
     assert calls.read_text() == "brighter brighter ", "an attack whose text has changed is another attack"
 
 
 @pytest.mark.slow
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
-    reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST)
     before = contents(home / "mine")
     monkeypatch.setattr(report_page, "_page", lambda *_: 1 / 0)
     for folder in "mine", "other":
         with pytest.raises(ZeroDivisionError):
-            reporting.report(small_model, digits, "linf:0.05", out=folder, **SMALL)
+            reporting.report(small_model, digits, "linf:0.05", out=folder, **LEAST)
     assert contents(home / "mine") == before, "what was there is there, whole"
     assert not (home / "other").exists()
 
@@ -226,7 +231,7 @@ def test_models_of_torchvision_and_timm(colours, spec, normalisation):
 @pytest.mark.slow
 def test_a_model_of_timm_from_the_command_line(colours):
     pytest.importorskip("timm")
-    words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--force", "--std", "0.2,0.2,0.2"]
+    words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--effort", "quick", "--force", "--std", "0.2,0.2,0.2"]
     done = command(*words, "--mean", "0.5,0.5,0.5", "--out", "mine")
     assert done.exit_code == 0, done.output
     assert len(pd.read_parquet("mine/examples.parquet")) == 12 and "failed:" in Path("mine/index.html").read_text()
@@ -505,7 +510,7 @@ class Sure(Saturated):
 
 @pytest.mark.slow
 def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
-    said = {kind: [s for s in odd(kind(small_model), digits)[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
+    said = {kind: [s for s in odd(kind(small_model), digits, attacks=["noise"], effort="quick")[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
 
 
@@ -617,7 +622,7 @@ def alone(model, digits, attack, **given):
 @pytest.mark.slow
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache
-        found = alone(small_model, digits, attack, out="mine")
+        found = alone(small_model, digits, attack, out="mine", effort="quick")
         assert found.tables["attacks"].set_index("attack").outside.to_dict() == {"clean": 0, "mine": lost, report_tables.TOGETHER: lost}
         assert found.table.groupby("attack").outside.sum().to_dict() == {"clean": 0, "mine": lost}
         sentence = f"mine: {lost} of 20 points outside the set, counted as no attack."
@@ -627,7 +632,7 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
 
 
 LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")]
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+SLOW = [pytest.param(n, marks=[pytest.mark.slow] + [pytest.mark.soak] * (n != "ddn")) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
 
 
 @pytest.mark.parametrize("name", [*LONG, *SLOW, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
@@ -643,7 +648,7 @@ def spoiled(model, x, y):
     return x * math.nan
 
 
-@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=pytest.mark.slow)], ids=["x itself", "outside", "NaN", "three"])
+@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=[pytest.mark.slow, pytest.mark.soak])], ids=["x itself", "outside", "NaN", "three"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits, attacks):
     found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, points=12, effort="quick", say=lambda line: None)
@@ -654,17 +659,17 @@ def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits,
 
 @pytest.mark.slow
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
-    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, say=lambda line: None)
+    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, effort="quick", say=lambda line: None)
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
 
 
 @pytest.mark.slow
 def test_warnings_of_an_attack_are_on_the_page_in_the_summary_and_still_given(home, small_model, digits):
     with pytest.warns(NoGradient, match="3 of 20"), pytest.warns(UserWarning, match="something else"):
-        first = alone(small_model, digits, murmuring, out="mine")
+        first = alone(small_model, digits, murmuring, out="mine", effort="quick")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again = alone(small_model, digits, murmuring, out="mine")  # from the cache
+        again = alone(small_model, digits, murmuring, out="mine", effort="quick")  # from the cache
     for found in first, again:
         assert found.tables["warnings"].kind.tolist() == ["NoGradient", "UserWarning"] and set(found.tables["warnings"].attack) == {"mine"}
         assert "mine warned (UserWarning): something else." in found.summary and "for 3 of 20 examples" in found.page.read_text()
@@ -683,7 +688,7 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits)
 def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
     for _ in "computed", "from the cache":
-        found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"]}, detectors={}, out="mine")
+        found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"], "points": 8}, detectors={}, out="mine")
         said = found.tables["warnings"]
         assert set(said.attack) == {checks.ELSEWHERE} and "NoGradient" in set(said.kind) and said.says.str.match(r"at 0\.\d+, |at 1, ").all()
         assert any(s.startswith(f"{checks.ELSEWHERE} warned (NoGradient): at ") for s in found.summary) and checks.ELSEWHERE in found.page.read_text()
@@ -761,7 +766,7 @@ class Detached(EdgesFirst):
         return self.model(x).detach()
 
 
-@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=pytest.mark.slow), (Detached, "linf:0.1", "cw_l2_fast")])
+@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=[pytest.mark.slow, pytest.mark.soak]), (Detached, "linf:0.1", "cw_l2_fast")])
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_whose_gradients_break_has_a_report_that_says_so(small_model, digits, kind, threat, attack):
     found = reporting.report(kind(small_model), digits, threat, [attack], {}, points=12, effort="quick", say=lambda line: None)
@@ -841,12 +846,12 @@ def test_a_folder_that_holds_somebody_elses_files_is_refused(home, small_model, 
 @pytest.mark.slow
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
-    reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **LEAST)
     assert (home / "mine/detectors.png").exists()
     manifest = home / "mine/manifest.json"
     manifest.write_text(manifest.read_text().replace('"files": {', '"files": {"../victim.txt": "0", "notes.txt": "0",'))
     (home / "victim.txt").write_text("not yours")
-    reporting.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **SMALL)
+    reporting.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **LEAST)
     assert "linf:0.05" in (home / "mine/index.html").read_text() and not (home / "mine/detectors.png").exists()
     assert (home / "victim.txt").exists() and (home / "mine/notes.txt").read_text() == "three years of work"
     page = (home / "mine/index.html").read_text()
@@ -863,7 +868,7 @@ def test_two_reports_do_not_write_one_folder(home, small_model, digits):
             reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
         assert (home / "mine").is_dir()
     assert not (home / "mine").exists(), "nothing came into it"
-    assert reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL).page.exists()
+    assert reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST).page.exists()
 
 
 # names, weights and modules
@@ -947,10 +952,10 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps))}, {}, points=12, say=lambda line: None)  # noqa: B023
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps), effort="quick")}, {}, points=12, effort="quick", say=lambda line: None)  # noqa: B023
         assert found.table.linf.max() == pytest.approx(eps, abs=1e-6)
     with (tmp_path / "log").open("w") as log:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, say=lambda line: None)
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, effort="quick", say=lambda line: None)
     assert found.manifest["outside"] == {"a": 12}
 
 
@@ -967,9 +972,9 @@ def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
 
 @pytest.mark.slow
 def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
-    found = reporting.report(small_model, digits, "linf:8/255", out="mine", **SMALL)
+    found = reporting.report(small_model, digits, "linf:8/255", out="mine", **QUICK)
     assert found.sound and found.summary[2].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
-    assert reporting.report(small_model, digits, Linf(0.1), **SMALL).manifest["parameters"]["threat"] == "Linf(0.1)"
+    assert reporting.report(small_model, digits, Linf(8 / 255), **QUICK).manifest["parameters"]["threat"] == str(Linf(8 / 255))
 
 
 SHADOW = "raise RuntimeError('PIL.py of the current folder was run')\n"
@@ -983,7 +988,7 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
     (home / "own_nets.py").write_text("import helper_of_own_nets\nimport PIL.Image\n" + OWN)
     (home / "helper_of_own_nets.py").write_text("")
     code = "import sys; from confnb.workshop.cli import main; main()"
-    words = [sys.executable, "-P", "-c", code, "evaluate", *USUAL, "--out", "mine"]
+    words = [sys.executable, "-P", "-c", code, "evaluate", *SHORT, "--out", "mine"]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[2])})
     assert done.returncode == 0, done.stderr
     assert (home / "mine/index.html").exists()
