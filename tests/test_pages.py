@@ -280,6 +280,13 @@ def test_citations_become_links(text):
     assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs / "topics", {})
 
 
+def test_a_citation_that_is_printed_becomes_a_link_and_a_text_without_one_has_no_references():
+    nbs, nb = Path(runner.__file__).parents[2] / "nbs", notebook(("x", "code"), ("# T", "markdown"))
+    assert "References" not in site_module.page(nb, nbs / "topics", {})
+    nb.cells[0].outputs = [nbformat.v4.new_output("display_data", {"text/markdown": "See [@pang2018towards]."})]
+    assert 'id="ref-pang2018towards"' in site_module.page(nb, nbs / "topics", {})
+
+
 def test_a_citation_of_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match="@nobody2000x is not in references.bib"):
         site_module.page(notebook(("[@nobody2000x]", "markdown")), tmp_path, {})
