@@ -391,8 +391,7 @@ def test_the_command(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_find_the_same(real, tmp_path, monkeypatch):
-    made, _, _, root = real
+def test_workers_find_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
     given = ["--images", "10", "--effort", "quick", "--workers", "2", "--only", "digits/undefended", "--only", "digits/regularised"]
     done = CliRunner().invoke(build_app("board"), ["board", *given, "--out", str(tmp_path / "two")])

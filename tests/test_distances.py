@@ -174,7 +174,7 @@ def problem(digits, small_model):
     return model, x, y
 
 
-@pytest.fixture(scope="module", params=["untargeted", "targeted"])
+@pytest.fixture(scope="module", params=["untargeted", pytest.param("targeted", marks=pytest.mark.soak)])
 def contest(request, problem):
     "What each of ours and of foolbox's finds: {name: distances, infinite where it is no mistake}"
     fb = pytest.importorskip("foolbox")
@@ -209,7 +209,7 @@ def test_ddn_is_as_good_as_that_of_foolbox(contest):
     assert np.median(contest["ddn"]) <= 1.02 * np.median(contest["foolbox's DDN"])
 
 
-@pytest.mark.parametrize("eps, steps", [(0.1, 200), (0.2, 100), (0.3, 100)])
+@pytest.mark.parametrize("eps, steps", [pytest.param(0.1, 200, marks=pytest.mark.soak), (0.2, 100), pytest.param(0.3, 100, marks=pytest.mark.soak)])
 def test_confident_linf_reaches_p_as_often_as_pgd(digits, small_model, eps, steps):
     x, y = digits.x_test[:100], digits.y_test[:100]
     sure = [(run(small_model, x, y, eps, steps=steps).wrong_confidence >= 0.9).sum() for run in (confident_linf, pgd)]

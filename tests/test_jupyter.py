@@ -119,7 +119,7 @@ class Kernel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.parametrize("path", [NOTEBOOKS[0], *(pytest.param(n, marks=pytest.mark.soak) for n in NOTEBOOKS[1:])])
 def test_a_notebook_runs_from_top_to_bottom(server, path):
     opened = server.ask(f"contents/{path}")
     cells = [c["source"] for c in opened["content"]["cells"] if c["cell_type"] == "code"]

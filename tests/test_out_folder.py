@@ -25,16 +25,26 @@ def run(root, out):
     return plan, runs.reproduce(plan, say=lambda line: None)
 
 
-@pytest.mark.slow
-def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout):
+MINE = {".lock": "a lock of my own", "work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
+
+
+@pytest.fixture(scope="module")
+def finished(checkout):
+    """A run in a folder in which other files lie, of which the tests make copies: (folder, complaints)."""
     out = checkout / "mydir"
-    mine = {".lock": "a lock of my own", "work/thesis/chapter1.tex": "three years", "figures/man-T1.old.csv": "keep", "notes.html": "<h1>mine</h1>", "figures/drawing.png": "png"}
-    for name, text in mine.items():
+    for name, text in MINE.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
-    for _ in range(2):
-        run(checkout, out)
-        assert {name: (out / name).read_text() for name in mine} == mine and (out / "index.html").exists()
+    return out, run(checkout, out)[1]
+
+
+@pytest.mark.slow
+def test_what_is_not_confnbs_survives_a_run_in_its_folder(checkout, finished):
+    out, _ = finished
+    for again in False, True:
+        if again:
+            run(checkout, out)
+        assert {name: (out / name).read_text() for name in MINE} == MINE and (out / "index.html").exists()
     assert not (out / staleness.WORK).exists()
 
 
@@ -49,9 +59,8 @@ def test_a_folder_in_which_something_would_be_lost_is_refused_before_anything_ru
 
 
 @pytest.mark.slow
-def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
-    out, victim = checkout / "given", checkout / "victim"
-    run(checkout, out)
+def test_a_stamp_from_elsewhere_leads_nowhere(checkout, finished):
+    out, victim = shutil.copytree(finished[0], checkout / "given"), checkout / "victim"
     victim.mkdir()
     (victim / "data.csv").write_text("precious")
     stamp = json.loads((out / "done/10_separation.json").read_text())
@@ -59,17 +68,16 @@ def test_a_stamp_from_elsewhere_leads_nowhere(checkout):
     stamp["files"]["../victim/data.csv"] = "0"
     stamp["key"]["code"] = "another"
     (out / "done/10_separation.json").write_text(json.dumps(stamp))
-    run(checkout, out)
+    assert "10_separation" in run(checkout, out)[0].topics[0].stem and (checkout / "ran.txt").read_text().count("10_separation") == 2, "it was run again"
     assert (victim / "data.csv").read_text() == "precious"
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout):
-    out = checkout / "first"
-    run(checkout, out)
+def test_a_folder_of_the_first_edition_is_known_by_its_manifest(checkout, finished):
+    out = shutil.copytree(finished[0], checkout / "first")
     (out / basics.MADE).unlink()
     before = {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")}
-    assert (out / "manifest.json").exists() and run(checkout, out)[1] == run(checkout, checkout / "fresh")[1]
+    assert (out / "manifest.json").exists() and run(checkout, out)[1] == finished[1]
     assert {f.name: f.read_bytes() for f in (out / "figures").glob("*.csv")} == before
 
 
@@ -117,9 +125,8 @@ def test_a_path_that_leads_out_of_the_folder_is_not_believed(name, stays):
 
 
 @pytest.mark.slow
-def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout):
-    out, pages = checkout / "later", checkout / "later-site"
-    run(checkout, out)
+def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout, finished):
+    out, pages = shutil.copytree(finished[0], checkout / "later"), checkout / "later-site"
     site.pages(checkout, pages)
     for folder, again in (out, lambda: run(checkout, out)), (pages, lambda: site.pages(checkout, pages)):
         again()
@@ -149,9 +156,8 @@ def test_offline_pages_of_the_first_edition_are_known_by_their_style(checkout):
 
 
 @pytest.mark.slow
-def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout):
-    out = checkout / "first-run"
-    run(checkout, out)
+def test_the_gallery_of_a_first_run_is_no_page_of_a_notebook(checkout, finished):
+    out = shutil.copytree(finished[0], checkout / "first-run")
     of_the_first_edition(out)
     with pytest.raises(basics.UsageError, match="index.html was not made by confnb"):
         site.pages(checkout, out)

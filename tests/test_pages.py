@@ -253,8 +253,10 @@ def test_pages_of_this_repository(offline):
     nbs = Path(runner.__file__).parents[2] / "nbs"
     assert len(made) == len([p for p in (*nbs.rglob("*.ipynb"), *nbs.glob("sample/*.html")) if ".ipynb_checkpoints" not in p.parts])
     for page in (p for p in made if not p.name.startswith("board")):  # which has a script of its own, and tests
-        assert all(p.exists() for p in links_of(page)), page
-        prose = re.sub(r"(?s)<(pre|code|style|script|annotation)\b.*?</\1>", "", page.read_text())
+        text = without_pictures(page)
+        assert not re.search(r"<(script|link)\b|@import", text), page
+        assert [src for src in re.findall(r"<\w+\b[^<>]*\ssrc=[\"']([^\"']*)", text) if not src.startswith("data:")] == [], page
+        prose = re.sub(r"(?s)<(pre|code|style|script|annotation)\b.*?</\1>", "", text)
         prose = re.sub(r'(?s)\boninput="[^"]*"', "", prose)  # the slider's own code
         assert not re.search(r"\$[^$\n]{1,200}\$|\\(frac|begin|text|max)\b|\[@\w", prose), page
 
@@ -278,6 +280,13 @@ CITED = {
 def test_citations_become_links(text):
     nbs = Path(runner.__file__).parents[2] / "nbs"
     assert CITED[text] in site_module.page(notebook((text, "markdown")), nbs / "topics", {})
+
+
+def test_a_citation_that_is_printed_becomes_a_link_and_a_text_without_one_has_no_references():
+    nbs, nb = Path(runner.__file__).parents[2] / "nbs", notebook(("x", "code"), ("# T", "markdown"))
+    assert "References" not in site_module.page(nb, nbs / "topics", {})
+    nb.cells[0].outputs = [nbformat.v4.new_output("display_data", {"text/markdown": "See [@pang2018towards]."})]
+    assert 'id="ref-pang2018towards"' in site_module.page(nb, nbs / "topics", {})
 
 
 def test_a_citation_of_nothing_is_named(tmp_path):
@@ -351,12 +360,14 @@ def test_no_link_is_broken(every_page):
 
 
 FAULTS = """
+const all = arguments[0];
 const wide = [...document.querySelectorAll('main *')].filter(e => {
     for (let box = e.parentElement; box && box !== document.body; box = box.parentElement)
         if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(box).overflowX)) return false;
     return e.getBoundingClientRect().right > innerWidth + 1;
 }).map(e => e.tagName + ' ' + (e.innerText || '').slice(0, 40));
 const pictures = [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.alt || i.src.slice(0, 60));
+if (!all) return {page: Math.max(0, document.documentElement.scrollWidth - innerWidth), wide};
 const faint = [...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().height < 4).map(m => m.textContent);
 const page = Math.max(0, document.documentElement.scrollWidth - innerWidth);
 document.querySelectorAll('pre, code, math, script').forEach(e => e.remove());
@@ -365,22 +376,30 @@ return {page, wide, pictures, faint, raw};
 """
 
 
-def faults(browser):
+def faults(browser, everything=True):
     """What is wrong with the page that is open: too wide, without a picture, or with a formula or a reference left raw."""
-    return {k: v for k, v in browser.execute_script(FAULTS).items() if v}
+    return {k: v for k, v in browser.execute_script(FAULTS, everything).items() if v}
+
+
+def narrow(browser, width):
+    """Gives the page that is open another width."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("width, dark", [(390, True), (1200, False)], ids=["telephone", "desk"])
-def test_every_page_in_the_browser(browser, every_page, width, dark):
+def test_every_page_in_the_browser(browser, every_page):
+    """Each is opened once, as wide as a desk, and then made as narrow as a telephone; every other one at night."""
     wrong = {}
-    for page in sorted(every_page.rglob("*.html")):
-        asked = look(browser, page, width, dark)
+    for n, page in enumerate(sorted(every_page.rglob("*.html"))):
+        asked = look(browser, page, 1200, dark=n % 2 > 0)
         if every_page.name != "_docs" and asked:
             wrong[page.name] = asked
-        if found := faults(browser):
-            wrong[str(page.relative_to(every_page))] = found
+        desk = faults(browser, everything=False)
+        narrow(browser, 390)
+        telephone = faults(browser)
+        if desk or telephone:
+            wrong[str(page.relative_to(every_page))] = desk, telephone
     assert wrong == {}
 
 
@@ -392,6 +411,10 @@ def test_faults_are_found(browser, tmp_path):
     look(browser, page, 390)
     found = faults(browser)
     assert found["page"] > 400 and found["pictures"] == ["gone"] and len(found["raw"]) >= 1 and any(w.startswith("TABLE") for w in found["wide"])
+    narrow(browser, 1200)
+    assert faults(browser, everything=False) == {}, "at a desk it is as wide as it may be"
+    narrow(browser, 600)
+    assert faults(browser, everything=False)["page"] > 200
 
 
 @pytest.mark.browser

@@ -82,7 +82,7 @@ def test_wheel_and_sdist_hold_the_same_library(built):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["wheel", "sdist"])
+@pytest.mark.parametrize("which", ["wheel", pytest.param("sdist", marks=pytest.mark.soak)])  # the wheel is built from the sdist
 def test_it_works_where_nothing_else_of_the_project_is(built, tmp_path, which):
     """In a new environment, which finds the other packages where this one has them, and not this checkout."""
     bare = tmp_path / "bare"

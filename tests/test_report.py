@@ -43,7 +43,9 @@ from confnb.sets import L0, L2, Linf
 from confnb.tables import evaluate
 
 SMALL = dict(attacks=["noise", "pgd"], points=20, say=lambda line: None)
-QUICK = dict(points=12, effort="quick", say=lambda line: None)
+FEW = dict(points=12, effort="quick", say=lambda line: None)
+QUICK = SMALL | FEW
+LEAST = QUICK | dict(attacks=["noise"])
 OWN = '''
 from pathlib import Path
 
@@ -115,6 +117,9 @@ def changed(words, **new):
     return [w for k, v in flags.items() if v is not None for w in (k, v)]
 
 
+SHORT = changed(USUAL, points="12", effort="quick")
+
+
 def contents(folder):
     "Every file below a folder, by its name"
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -125,11 +130,11 @@ def contents(folder):
 
 @pytest.mark.slow
 def test_the_command_and_python_say_the_same(home, digits, small_model):
-    done = command(*USUAL, "--out", "runs/mine")
+    done = command(*SHORT, "--out", "runs/mine")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[-1] == "runs/mine/index.html" and "pgd" in done.output and "held-out images" in done.output
     small_model.train()
-    found = reporting.report(small_model, digits, "linf:0.1", out="runs/python", **SMALL)
+    found = reporting.report(small_model, digits, "linf:0.1", out="runs/python", **QUICK)
     assert small_model.training and all(p.requires_grad for p in small_model.parameters())
     one, two = home / "runs/mine", home / "runs/python"
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
@@ -171,31 +176,31 @@ def test_everything_at_once(home, capsys):
 
 @pytest.mark.slow
 def test_killed_and_called_again_goes_on(home):
-    done = command(*changed(USUAL, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
+    done = command(*changed(SHORT, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
     assert done.exit_code == 130 and "goes on from there" in done.output and not (home / "mine").exists()
     calls = home / "calls"
     assert calls.read_text() == "brighter "
-    assert command(*changed(USUAL, attacks="own_nets:brighter,noise"), "--out", "mine").exit_code == 0 and calls.read_text() == "brighter "
+    assert command(*changed(SHORT, attacks="own_nets:brighter,noise"), "--out", "mine").exit_code == 0 and calls.read_text() == "brighter "
     (home / "own_nets.py").write_text(OWN.replace("x + ball.eps", "x - ball.eps"))
     del sys.modules["own_nets"]
-    assert command(*changed(USUAL, attacks="own_nets:brighter"), "--out", "mine").exit_code == 0
+    assert command(*changed(SHORT, attacks="own_nets:brighter"), "--out", "mine").exit_code == 0
     assert calls.read_text() == "brighter brighter ", "an attack whose text has changed is another attack"
 
 
 @pytest.mark.slow
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
-    reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST)
     before = contents(home / "mine")
     monkeypatch.setattr(report_page, "_page", lambda *_: 1 / 0)
     for folder in "mine", "other":
         with pytest.raises(ZeroDivisionError):
-            reporting.report(small_model, digits, "linf:0.05", out=folder, **SMALL)
+            reporting.report(small_model, digits, "linf:0.05", out=folder, **LEAST)
     assert contents(home / "mine") == before, "what was there is there, whole"
     assert not (home / "other").exists()
 
 
 def test_functions_are_taken_as_they_are_and_nothing_is_written_without_a_folder(home, small_model, digits, few_tries):
-    found = reporting.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, **QUICK | {"points": 15})
+    found = reporting.report(small_model, digits, Linf(0.05), {"mine": partial(pgd, ball=Linf(0.05), steps=3)}, {}, **FEW | {"points": 15})
     assert found.page is None and not list(home.glob("*.html")) and "detectors" not in found.figures
     assert set(found.table.attack) == {"clean", "mine"} and len(found.table) == 30 and repr(found) == "\n".join(found.summary)
 
@@ -229,7 +234,7 @@ def test_models_of_torchvision_and_timm(colours, spec, normalisation):
 @pytest.mark.slow
 def test_a_model_of_timm_from_the_command_line(colours):
     pytest.importorskip("timm")
-    words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--force", "--std", "0.2,0.2,0.2"]
+    words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--effort", "quick", "--force", "--std", "0.2,0.2,0.2"]
     done = command(*words, "--mean", "0.5,0.5,0.5", "--out", "mine")
     assert done.exit_code == 0, done.output
     assert len(pd.read_parquet("mine/examples.parquet")) == 12 and "failed:" in Path("mine/index.html").read_text()
@@ -259,7 +264,7 @@ def test_another_option_is_another_model(home, digits, small_model, few_tries):
     found = {}
     for k in 1, 30:
         model = loading.model_from("tempered_nets:tempered", digits, "tempered.safetensors", options={"t": k})
-        found[k] = reporting.report(model, digits, "linf:0.1", ["pgd"], {}, **QUICK).tables["attacks"]
+        found[k] = reporting.report(model, digits, "linf:0.1", ["pgd"], {}, **FEW).tables["attacks"]
     assert found[1].wrong_confidence[1] > 0.5 and found[30].wrong_confidence[1] < 0.2, "the second has a table of its own"
     assert found[1].accuracy[0] == found[30].accuracy[0] > 0.7
 
@@ -356,7 +361,7 @@ def test_a_disk_that_is_full_when_the_page_is_written_is_named(home, small_model
 
     monkeypatch.setattr(report_page, "save_table", full)
     with pytest.raises(basics.UsageError, match="--out mine cannot be written: No space left on device; make room or name another folder"):
-        reporting.report(small_model, digits, "linf:0.1", ["noise"], out="mine", **QUICK)
+        reporting.report(small_model, digits, "linf:0.1", ["noise"], out="mine", **FEW)
     assert not (home / "mine").exists()
 
 
@@ -430,7 +435,7 @@ def test_detector_table_by_hand():
 
 
 def test_the_calibration_of_a_report_is_that_of_the_topic(small_model, digits, few_tries):
-    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], {}, **QUICK | {"points": 40})
+    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], {}, **FEW | {"points": 40})
     clean, table = found.table[found.table.attack == "clean"], found.tables["calibration"]
     right = clean.prediction == clean.label
     pd.testing.assert_frame_equal(table, regularization.reliability(clean.confidence, right))
@@ -508,7 +513,7 @@ class Sure(Saturated):
 
 @pytest.mark.slow
 def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
-    said = {kind: [s for s in odd(kind(small_model), digits)[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
+    said = {kind: [s for s in odd(kind(small_model), digits, attacks=["noise"], effort="quick")[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
 
 
@@ -526,14 +531,14 @@ def test_checks_find_nothing_on_an_honest_model(small_model, digits):
 @pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice"), (DrawingGlobally, "the same answer twice")])
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_through(kind, says, small_model, digits, few_tries):
-    names, found = odd(kind(small_model), digits, **QUICK)
+    names, found = odd(kind(small_model), digits, **FEW)
     assert says in names and found.summary[0].startswith("not sound: ") and not any("it is right on" in line for line in found.summary)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_an_untrained_model_and_an_attack_that_misses(digits, small_model, few_tries):
-    assert "better than chance" in odd(build("model_a", digits.shape, 10, filters=4), digits, force=True, **QUICK)[0]
-    names, _ = odd(small_model, digits, **QUICK, attacks={"noise": specs.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
+    assert "better than chance" in odd(build("model_a", digits.shape, 10, filters=4), digits, force=True, **FEW)[0]
+    names, _ = odd(small_model, digits, **FEW, attacks={"noise": specs.attack_from("maxconfidence", Linf(0.1)), "weak": lazy})
     assert "one attack finds what the others find (weak)" in names and "gradients do better than noise" in names
 
 
@@ -587,7 +592,7 @@ def test_the_detectors_by_name(small_model, digits):
 
 def test_a_model_without_a_linear_layer_has_a_report(digits, few_tries):
     torch.manual_seed(0)
-    found = reporting.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], force=True, **QUICK)
+    found = reporting.report(nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten()), digits, "linf:0.1", ["noise"], ["entropy"], force=True, **FEW)
     assert "score entropy" in found.table
 
 
@@ -620,7 +625,7 @@ def alone(model, digits, attack, **given):
 @pytest.mark.slow
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache
-        found = alone(small_model, digits, attack, out="mine")
+        found = alone(small_model, digits, attack, out="mine", effort="quick")
         assert found.tables["attacks"].set_index("attack").outside.to_dict() == {"clean": 0, "mine": lost, report_tables.TOGETHER: lost}
         assert found.table.groupby("attack").outside.sum().to_dict() == {"clean": 0, "mine": lost}
         sentence = f"mine: {lost} of 20 points outside the set, counted as no attack."
@@ -630,7 +635,7 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
 
 
 LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")]
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+SLOW = [pytest.param(n, marks=[pytest.mark.slow] + [pytest.mark.soak] * (n != "ddn")) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
 
 
 @pytest.mark.parametrize("name", [*LONG, *SLOW, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
@@ -639,7 +644,7 @@ SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in "ddn cw_l2_fast torchat
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
     if ":" in name:
         pytest.importorskip(name.split(":")[0])
-    found = reporting.report(small_model, digits, "linf:0.1", [name], {}, **QUICK)
+    found = reporting.report(small_model, digits, "linf:0.1", [name], {}, **FEW)
     assert found.summary[0].startswith("not sound") and not found.tables["checks"].fine.all()
 
 
@@ -647,11 +652,11 @@ def spoiled(model, x, y):
     return x * math.nan
 
 
-@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=pytest.mark.slow)], ids=["x itself", "outside", "NaN", "three"])
+@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=[pytest.mark.slow, pytest.mark.soak])], ids=["x itself", "outside", "NaN", "three"])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits, attacks):
-    found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, **QUICK)
+    found = reporting.report(small_model, digits, "linf:0.1", attacks, {}, **FEW)
     failed = set(found.tables["checks"].query("~fine").name)
     assert found.summary[0].startswith("not sound") and not any("it is right on" in line for line in found.summary)
     assert "twice the effort finds no more" in failed and ("the attacks stay in the set" in failed) == (attacks != {"own": lazy})
@@ -659,17 +664,17 @@ def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits,
 
 @pytest.mark.slow
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
-    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, say=lambda line: None)
+    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, effort="quick", say=lambda line: None)
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
 
 
 @pytest.mark.slow
 def test_warnings_of_an_attack_are_on_the_page_in_the_summary_and_still_given(home, small_model, digits):
     with pytest.warns(NoGradient, match="3 of 20"), pytest.warns(UserWarning, match="something else"):
-        first = alone(small_model, digits, murmuring, out="mine")
+        first = alone(small_model, digits, murmuring, out="mine", effort="quick")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again = alone(small_model, digits, murmuring, out="mine")  # from the cache
+        again = alone(small_model, digits, murmuring, out="mine", effort="quick")  # from the cache
     for found in first, again:
         assert found.tables["warnings"].kind.tolist() == ["NoGradient", "UserWarning"] and set(found.tables["warnings"].attack) == {"mine"}
         assert "mine warned (UserWarning): something else." in found.summary and "for 3 of 20 examples" in found.page.read_text()
@@ -688,7 +693,7 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits,
 def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
     for _ in "computed", "from the cache":
-        found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"]}, detectors={}, out="mine")
+        found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"], "points": 8}, detectors={}, out="mine")
         said = found.tables["warnings"]
         assert set(said.attack) == {checks.ELSEWHERE} and "NoGradient" in set(said.kind) and said.says.str.match(r"at 0\.\d+, |at 1, ").all()
         assert any(s.startswith(f"{checks.ELSEWHERE} warned (NoGradient): at ") for s in found.summary) and checks.ELSEWHERE in found.page.read_text()
@@ -766,11 +771,11 @@ class Detached(EdgesFirst):
         return self.model(x).detach()
 
 
-@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=pytest.mark.slow), (Detached, "linf:0.1", "cw_l2_fast")])
+@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=[pytest.mark.slow, pytest.mark.soak]), (Detached, "linf:0.1", "cw_l2_fast")])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_a_model_whose_gradients_break_has_a_report_that_says_so(small_model, digits, kind, threat, attack):
-    found = reporting.report(kind(small_model), digits, threat, [attack], {}, **QUICK)
+    found = reporting.report(kind(small_model), digits, threat, [attack], {}, **FEW)
     assert {"the loss has gradients", "no attack stood still"} <= set(found.tables["checks"].query("~fine").name)
 
 
@@ -820,7 +825,7 @@ def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
 def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind, few_tries):
     model = copy.deepcopy(small_model)
     model = model.bfloat16() if kind == "bfloat16" else torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear})
-    found = reporting.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], **QUICK)
+    found = reporting.report(model, digits, "linf:0.1", ["pgd"], ["entropy"], **FEW)
     assert found.tables["attacks"].accuracy.iloc[0] > 0.7 and len(found.table) == 24
 
 
@@ -845,7 +850,7 @@ def test_a_folder_that_holds_somebody_elses_files_is_refused(home, name):
 
 
 def test_a_report_is_not_written_over_somebody_elses_files(home, small_model, digits, few_tries):
-    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], **QUICK)
+    found = reporting.report(small_model, digits, "linf:0.1", ["noise"], **FEW)
     for name in FILES:
         foreign(home, name)
         before = contents(home / "mine")
@@ -858,12 +863,12 @@ def test_a_report_is_not_written_over_somebody_elses_files(home, small_model, di
 @pytest.mark.slow
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
-    reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **SMALL)
+    reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **LEAST)
     assert (home / "mine/detectors.png").exists()
     manifest = home / "mine/manifest.json"
     manifest.write_text(manifest.read_text().replace('"files": {', '"files": {"../victim.txt": "0", "notes.txt": "0",'))
     (home / "victim.txt").write_text("not yours")
-    reporting.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **SMALL)
+    reporting.report(small_model, digits, "linf:0.05", out="mine", detectors={}, **LEAST)
     assert "linf:0.05" in (home / "mine/index.html").read_text() and not (home / "mine/detectors.png").exists()
     assert (home / "victim.txt").exists() and (home / "mine/notes.txt").read_text() == "three years of work"
     page = (home / "mine/index.html").read_text()
@@ -880,7 +885,7 @@ def test_two_reports_do_not_write_one_folder(home, small_model, digits):
             reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL)
         assert (home / "mine").is_dir()
     assert not (home / "mine").exists(), "nothing came into it"
-    assert reporting.report(small_model, digits, "linf:0.1", out="mine", **SMALL).page.exists()
+    assert reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST).page.exists()
 
 
 # names, weights and modules
@@ -917,7 +922,7 @@ def test_images_that_were_trained_on_are_read_only_for_a_detector_that_needs_the
 def test_a_name_with_dollar_signs_is_drawn_as_it_is(home, small_model, digits, few_tries):
     names = ["$x^$", r"$\frac$", "a_b^c"]
     attacks, detectors = dict.fromkeys(names, lazy), dict.fromkeys(names, specs.OfLogits(reject_rules.max_logit))
-    found = reporting.report(small_model, digits, "linf:0.1", attacks, detectors, out="mine", **QUICK)
+    found = reporting.report(small_model, digits, "linf:0.1", attacks, detectors, out="mine", **FEW)
     drawn = [t.get_text().replace("\\$", "$") for t in found.figures["detectors"].axes[0].get_yticklabels()]
     assert found.page.exists() and all(any(name in text for text in drawn) for name in names)
 
@@ -966,10 +971,10 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps))}, {}, points=12, say=lambda line: None)  # noqa: B023
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps), effort="quick")}, {}, points=12, effort="quick", say=lambda line: None)  # noqa: B023
         assert found.table.linf.max() == pytest.approx(eps, abs=1e-6)
     with (tmp_path / "log").open("w") as log:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, say=lambda line: None)
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, effort="quick", say=lambda line: None)
     assert found.manifest["outside"] == {"a": 12}
 
 
@@ -986,9 +991,9 @@ def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
 
 @pytest.mark.slow
 def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
-    found = reporting.report(small_model, digits, "linf:8/255", out="mine", **SMALL)
+    found = reporting.report(small_model, digits, "linf:8/255", out="mine", **QUICK | dict(attacks=None))
     assert found.sound and found.summary[2].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
-    assert reporting.report(small_model, digits, Linf(0.1), **SMALL).manifest["parameters"]["threat"] == "Linf(0.1)"
+    assert reporting.report(small_model, digits, Linf(0.1), **LEAST).manifest["parameters"]["threat"] == "Linf(0.1)"
 
 
 SHADOW = "raise RuntimeError('PIL.py of the current folder was run')\n"
@@ -1002,7 +1007,7 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
     (home / "own_nets.py").write_text("import helper_of_own_nets\nimport PIL.Image\n" + OWN)
     (home / "helper_of_own_nets.py").write_text("")
     code = "import sys; from confnb.workshop.cli import main; main()"
-    words = [sys.executable, "-P", "-c", code, "evaluate", *USUAL, "--out", "mine"]
+    words = [sys.executable, "-P", "-c", code, "evaluate", *SHORT, "--out", "mine"]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[2])})
     assert done.returncode == 0, done.stderr
     assert (home / "mine/index.html").exists()
@@ -1028,4 +1033,4 @@ def test_attacks_of_other_libraries_are_remembered(small_model, digits, name, fe
     for _ in range(2):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "the remembered")
-            reporting.report(small_model, digits, "linf:0.1", [name], {}, **QUICK)
+            reporting.report(small_model, digits, "linf:0.1", [name], {}, **FEW)

@@ -174,8 +174,8 @@ def test_store_refuses_errors_and_paths(run, home, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_ends_well_with_the_path_of_the_gallery(run, home):
-    """Runs after the module's shared run, into a folder of its own, through the real command."""
+def test_command_ends_well_with_the_path_of_the_gallery(home):
+    """Into a folder of its own, through the real command."""
     done = subprocess.run(
         [*RUN, "reproduce", "separation", "--profile", "mnist", "-p", "steps=3", "--out", "runs/own"], capture_output=True, text=True
     )
@@ -186,7 +186,7 @@ def test_command_ends_well_with_the_path_of_the_gallery(run, home):
 
 
 @pytest.mark.slow
-def test_plain_papermill_runs_a_topic(run, home):
+def test_plain_papermill_runs_a_topic(home):
     command = [
         sys.executable,
         "-m",
@@ -213,7 +213,7 @@ def test_plain_papermill_runs_a_topic(run, home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_interrupt_stops_the_kernel(tmp_path, monkeypatch, sent):
     monkeypatch.chdir(project(tmp_path))
     write_notebook(

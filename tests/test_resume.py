@@ -21,6 +21,7 @@ from projects import (
     WAIT,
     links_of,
     look,
+    numbers_of,
     numbers_project,
     tables,
     write_notebook,
@@ -61,11 +62,11 @@ def run(home):
     return plan, runs.reproduce(plan, said.append, runs.RunOptions(jobs=2)), said
 
 
-@pytest.mark.slow
 def test_side_by_side_with_the_cores_divided(run, home):
     plan, complaints, said = run
     assert complaints == [] and sorted(counted(home)) == ["10_separation", "30_maxconfidence"]
     assert [(home / f"here-{name}").read_text() for name in TOPICS] == ["2", "2"]
+    assert tables(plan.out) == numbers_of(*TOPICS)
     told = json.loads((plan.out / "manifest.json").read_text())
     assert {t["threads"] for t in told["topics"].values()} == {2} and not (plan.out / staleness.WORK).exists()
     for stem, own in TOPICS.values():
@@ -435,61 +436,33 @@ def gone(pid):
     return not os.path.exists(f"/proc/{pid}") or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The tables of a run that nothing stopped."""
-    root = numbers_project(tmp_path_factory.mktemp("whole"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
-        return tables(root / "runs/digits")
+KILLED = "if not os.path.exists('go'): os.kill(os.getpid(), 9)"
+BIG = "if not os.path.exists('go'): (pathlib.Path(out) / 'big').write_bytes(bytes(200_000))\n" + WAIT.replace("'go'", "'go on'")
 
 
 @pytest.mark.slow
-def test_killed_runner(tmp_path, monkeypatch, uninterrupted):
-    root = numbers_project(tmp_path, {"maxconfidence": WAIT})
+def test_a_killed_kernel_a_full_disk_and_a_killed_runner(tmp_path, monkeypatch):
+    """One after the other in one folder: no fault stops the other topic, and the next call ends with the numbers of a run that nothing stopped."""
+    root = numbers_project(tmp_path, {"separation": KILLED, "maxconfidence": BIG})
     monkeypatch.chdir(root)
+    first = command(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))  # no file can grow beyond 100 kB
+    out, err = first.communicate(timeout=600)
+    assert first.returncode == 1 and "Traceback" not in err, err
+    assert re.search(r"10_separation: .*the kernel was killed", err) and re.search(r"30_maxconfidence: .*File too large", err) and "man-T1" in err, err
+    plan = plans_module.plan(root, [])
+    assert all("not finished" in staleness.why_stale(plan, topic) for topic in plan.topics)
+    Path("go").touch()
     child = command()
     await_(lambda: Path("pid").exists() and Path("pid").read_text())
     kernel = int(Path("pid").read_text())
     child.kill()
     child.communicate(timeout=600)
     await_(lambda: gone(kernel), 120)
-    Path("go").touch()
-    after = command()
-    out, err = after.communicate(timeout=600)
-    assert after.returncode == 0, err
-    assert tables(root / "runs/digits") == uninterrupted
-    assert counted(root) == ["10_separation", "30_maxconfidence", "30_maxconfidence"]
+    Path("go on").touch()
+    assert runs.reproduce(plan, lambda _: None) == []
+    assert tables(root / "runs/digits") == numbers_of(*TOPICS)
+    assert counted(root) == ["10_separation", "30_maxconfidence", "10_separation", "30_maxconfidence", "30_maxconfidence"]
     assert list((root / "runs/digits").glob(f"{staleness.WORK}/*")) == []
-
-
-@pytest.mark.slow
-def test_killed_kernel_does_not_stop_the_other_topic(tmp_path, monkeypatch, uninterrupted):
-    root = numbers_project(tmp_path, {"separation": "if not os.path.exists('go'): os.kill(os.getpid(), 9)"})
-    monkeypatch.chdir(root)
-    complaints = runs.reproduce(plans_module.plan(root, []), lambda _: None)
-    assert "10_separation" in complaints[0] and "the kernel was killed" in complaints[0] and "man-T1" in complaints[1]
-    assert len(complaints) == 2 and staleness.why_stale(plans_module.plan(root, []), plans_module.plan(root, []).topics[1]) is None
-    Path("go").touch()
-    assert runs.reproduce(plans_module.plan(root, []), lambda _: None) == []
-    assert tables(root / "runs/digits") == uninterrupted and counted(root).count("30_maxconfidence") == 1
-
-
-@pytest.mark.slow
-def test_full_disk(tmp_path, monkeypatch, uninterrupted):
-    """No file can grow beyond 100 kB, and the topic wants to write a larger one."""
-    big = "if not os.path.exists('go'): (pathlib.Path(out) / 'big').write_bytes(bytes(200_000))"
-    root = numbers_project(tmp_path, {"maxconfidence": big})
-    monkeypatch.chdir(root)
-    first = command("maxconfidence", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
-    out, err = first.communicate(timeout=600)
-    assert first.returncode == 1 and "File too large" in err and "Traceback" not in err, err
-    Path("go").touch()
-    second = command("maxconfidence")
-    out, err = second.communicate(timeout=600)
-    assert second.returncode == 0, err
-    assert tables(root / "runs/digits") == {k: v for k, v in uninterrupted.items() if k.startswith("mc-")}
 
 
 SLOWLY = "time.sleep(1)\nkernel = pathlib.Path('pid-' + str(os.getpid())); kernel.touch(); time.sleep(2); kernel.unlink()"
@@ -498,7 +471,7 @@ SLOWLY = "time.sleep(1)\nkernel = pathlib.Path('pid-' + str(os.getpid())); kerne
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(100))
-def test_whatever_stops_a_run_and_whenever_the_next_ends_with_the_same_numbers(number, tmp_path, monkeypatch, uninterrupted):
+def test_whatever_stops_a_run_and_whenever_the_next_ends_with_the_same_numbers(number, tmp_path, monkeypatch):
     """By turns the runner is killed, a kernel is killed, the user interrupts, the disk is full; each at a random moment."""
     draw = random.Random(number)
     kind, moment = ("runner", "kernel", "interrupt", "disk")[number % 4], draw.uniform(0, 20)
@@ -520,7 +493,7 @@ def test_whatever_stops_a_run_and_whenever_the_next_ends_with_the_same_numbers(n
     after = command()
     _, err = after.communicate(timeout=600)
     assert after.returncode == 0, (kind, moment, err)
-    assert tables(root / "runs/digits") == uninterrupted
+    assert tables(root / "runs/digits") == numbers_of(*TOPICS)
     assert list((root / "runs/digits").glob(f"{staleness.WORK}/*")) == []
 
 

@@ -33,13 +33,12 @@ confnb.max_confidense
 
 
 @pytest.fixture(scope="module")
-def mypy(tmp_path_factory):
-    "A run of mypy with a cache of this run's own"
+def mypy():
+    "A run of mypy, which remembers beside the checkout what has not changed since the last"
     pytest.importorskip("mypy")
-    cache = tmp_path_factory.mktemp("mypy")
 
     def run(*words, cwd=ROOT):
-        done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(cache), "--config-file", str(ROOT / "pyproject.toml"), *words], cwd=cwd,
+        done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "--config-file", str(ROOT / "pyproject.toml"), *words], cwd=cwd,
                               env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True)
         assert done.returncode in (0, 1), done.stdout + done.stderr
         return done.stdout

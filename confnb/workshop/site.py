@@ -122,7 +122,7 @@ def page(
     """
     notebook = shown(notebook)
     title = re.sub(r"[`*$]", "", title_of(notebook)[0])
-    html = pandoc(_readable(notebook), *_OPTIONS, *_bibliography(folder), reader="ipynb" + EXTENSIONS)
+    html = pandoc(_readable(notebook), _OUTPUTS, *_citing(notebook, folder), reader="ipynb" + EXTENSIONS)
     body = _localised(html, folder, links)
     around = {
         "home": home,
@@ -134,18 +134,19 @@ def page(
     return template("page.html.j2").render(title=title, body=body, **around)
 
 
-_OPTIONS = (
-    f"--lua-filter={PACKAGE / 'templates/outputs.lua'}",
-    "--citeproc",
-    "--metadata=link-citations",
-    "--metadata=reference-section-title=References",
-)
+_OUTPUTS = f"--lua-filter={PACKAGE / 'templates/outputs.lua'}"
 
 
-def _bibliography(folder: Path) -> list[str]:
-    """Name the references.bib nearest above a folder, for pandoc."""
+def _citing(notebook: Any, folder: Path) -> list[str]:
+    """Give pandoc what citations need, which takes it long, where a text may hold one: the references.bib nearest above."""
+    said = (o.get("data", {}).get("text/markdown", "") for c in notebook.cells for o in c.get("outputs", ()))
+    written = (c.source for c in notebook.cells if c.cell_type == "markdown")
+    if not any("@" in text for text in (*said, *written)):
+        return []
     found = (f / "references.bib" for f in (folder, *folder.resolve().parents))
-    return [f"--bibliography={bib}" for bib in found if bib.is_file()][:1]
+    nearest = [f"--bibliography={bib}" for bib in found if bib.is_file()][:1]
+    how = "--metadata=link-citations", "--metadata=reference-section-title=References"
+    return ["--citeproc", *how, *nearest]
 
 # %% ../../nbs/workshop/81_site.ipynb #c0a7e275
 def _headings(body: str) -> list[tuple[int, str, str]]:
