@@ -131,6 +131,7 @@ from .ensembles import confidence_over_draws as confidence_over_draws
 from .ensembles import transfer as transfer
 from .evaluation.board_entries import BoardEntry as BoardEntry
 from .evaluation.board_entries import FACTORY as FACTORY
+from .evaluation.board_entries import affordable_images as affordable_images
 from .evaluation.board_entries import board_entry as board_entry
 from .evaluation.board_entries import check_entry as check_entry
 from .evaluation.board_entries import forward_passes as forward_passes
