@@ -47,10 +47,15 @@ def small_model(digits):
     return load_or_train("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
 
 
+@pytest.fixture(scope="session")
+def less():
+    "Less than a quick effort: for tests that look at something other than how much is tried"
+    return replace(trust.REPORT_EFFORTS["quick"], few=6, planted=2, trails=1, queries=20, steps=3)
+
+
 @pytest.fixture
-def few_tries(monkeypatch):
+def few_tries(monkeypatch, less):
     "A quick report asks less of the evaluation than users' reports do: for tests that look at something else of it"
-    less = replace(trust.REPORT_EFFORTS["quick"], few=6, planted=2, trails=1, queries=20, steps=3)
     monkeypatch.setitem(trust.REPORT_EFFORTS, "quick", less)
     monkeypatch.setitem(trust._MORE, "quick", "quick")
 

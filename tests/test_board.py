@@ -19,7 +19,7 @@ from confnb import networks
 from confnb.basics import UsageError
 from confnb.data import load_data
 from confnb.ensembles import Ensemble
-from confnb.evaluation import board_tables, boards, rejecting
+from confnb.evaluation import board_tables, boards, rejecting, trust
 from confnb.evaluation.board_entries import BoardEntry, board_entry, check_entry, forward_passes, submission
 from confnb.evaluation.board_numbers import board_row, board_sentences, board_table
 from confnb.evaluation.board_page import board_html
@@ -238,7 +238,7 @@ def test_settings_out_of_range_are_refused(data, change, said):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tmp_path_factory, less):
     "Two entries that share their weights, one with a rule, judged from scratch"
     root = tmp_path_factory.mktemp("board")
     with pytest.MonkeyPatch.context() as patch:
@@ -247,6 +247,7 @@ def real(tmp_path_factory):
         weights.write_bytes((zoo_folders()["digits/pgd-linf.2"] / WEIGHTS).read_bytes())
         write_card(read_entry("digits/pgd-linf.2"), weights.with_suffix(".yaml"))
         patch.setattr(networks, "ZOO", root / "zoo")
+        patch.setitem(trust.REPORT_EFFORTS, "quick", less)
         keep(weights, "digits/plain", root / "zoo")
         keep(weights, "digits/ruled", root / "zoo", reject="max-logit")
         lines = []

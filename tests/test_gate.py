@@ -351,6 +351,7 @@ def honest_and_broken(tmp_path, monkeypatch):
 QUICK = ["--data", "digits", "--threat", "linf:8/255", "--quick", "--points", "20", "--detectors", "entropy"]
 
 
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_a_sound_report_passes_its_conditions_and_has_a_card(honest_and_broken):
     done = run("--model", "gate_nets:honest", *QUICK, "--out", "a", "--strict", "--fail-if", "failure@.9 > .9", "--json", "card.json")
     assert done.exit_code == 0, done.output
@@ -375,6 +376,7 @@ def test_the_exit_status_is_that_of_a_test(capsys):
     assert "no condition can be judged" in said and "and --strict was given" in said and "clean > 0.5 holds: it is 0.98" in said
 
 
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 @pytest.mark.filterwarnings("ignore")
 def test_a_report_that_is_not_sound_has_no_headline(honest_and_broken):
     done = run("--model", "gate_nets:rounded", *QUICK, "--out", "a", "--json", "card.json", "--strict")
@@ -391,7 +393,7 @@ def test_bad_words_of_the_gate_are_refused_before_anything(honest_and_broken):
         assert done.exit_code == 2 and says in done.stderr and not (honest_and_broken / "a").exists()
 
 
-def test_a_curve_of_an_unsound_evaluation_is_grey(small_model, digits):
+def test_a_curve_of_an_unsound_evaluation_is_grey(small_model, digits, few_tries):
     found = reporting.report(broken._Rounded(small_model), digits, "linf:0.1", {"idle": lambda m, x, y: x}, {}, effort="quick", points=20, say=lambda line: None)
     axes = found.figures["curve"].axes[0]
     assert not found.sound and {line.get_color() for line in axes.lines} == {"#aaaaaa"} and axes.texts[0].get_text().startswith("not sound")

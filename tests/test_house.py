@@ -41,12 +41,11 @@ def code_cells(notebook):
     return [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 
 
-def exported():
-    for name in MODULES:
-        module = importlib.import_module(f"confnb.{name}")
-        for thing in (getattr(module, n) for n in module.__all__):
-            if (inspect.isfunction(thing) or inspect.isclass(thing)) and thing.__module__ == module.__name__:
-                yield pytest.param(thing, id=f"{name}.{thing.__qualname__}")
+def exported(name):
+    "The functions and classes that a module brings"
+    module = importlib.import_module(f"confnb.{name}")
+    every = (getattr(module, n) for n in module.__all__)
+    return [t for t in every if (inspect.isfunction(t) or inspect.isclass(t)) and t.__module__ == module.__name__]
 
 
 def methods(thing):
@@ -61,9 +60,13 @@ def test_no_two_notebooks_of_a_room_share_a_number():
     assert len(places) > 80 and len(set(places)) == len(places), sorted({p for p in places if places.count(p) > 1})
 
 
-@pytest.mark.parametrize("thing", list(exported()))
-def test_exported_names_say_what_they_are(thing):
-    for one in (thing, *methods(thing)):
+def test_the_library_brings_many_names():
+    assert sum(len(exported(m)) for m in MODULES) > 600
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_exported_names_say_what_they_are(module):
+    for one in (one for thing in exported(module) for one in (thing, *methods(thing))):
         if one.__name__ in ("forward", "extra_repr"):  # torch.nn.Module says what these are
             continue
         doc = one.__doc__ or ""
@@ -72,22 +75,23 @@ def test_exported_names_say_what_they_are(thing):
         assert first.endswith((".", ":", "?")), f"the first line of {one.__qualname__} does not end a sentence: {first!r}"
 
 
-@pytest.mark.parametrize("thing", list(exported()))
-def test_exported_names_are_typed(thing):
-    for one in methods(thing):
+@pytest.mark.parametrize("module", MODULES)
+def test_exported_names_are_typed(module):
+    for one in (one for thing in exported(module) for one in methods(thing)):
         signature = inspect.signature(one)
         bare = [n for n, p in signature.parameters.items() if p.annotation is p.empty and n not in ("self", "cls")]
         assert not bare, f"{one.__qualname__}: no type on {', '.join(bare)}"
         assert signature.return_annotation is not signature.empty, f"{one.__qualname__}: no type on what it returns"
 
 
-@pytest.mark.parametrize("thing", list(exported()))
-def test_a_docstring_begins_with_one_line(thing):
-    doc = inspect.getdoc(thing) or ""
-    first = doc.split("\n\n")[0]
-    assert "\n" not in first and len(first) <= 110, f"{thing.__qualname__}: {first!r}"
-    assert not re.match(r"Nothing[;,]", first), f"{thing.__qualname__} does something: say what"
-    assert "----" not in doc, f"{thing.__qualname__}: parameters are described where they stand"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_docstring_begins_with_one_line(module):
+    for thing in exported(module):
+        doc = inspect.getdoc(thing) or ""
+        first = doc.split("\n\n")[0]
+        assert "\n" not in first and len(first) <= 110, f"{thing.__qualname__}: {first!r}"
+        assert not re.match(r"Nothing[;,]", first), f"{thing.__qualname__} does something: say what"
+        assert "----" not in doc, f"{thing.__qualname__}: parameters are described where they stand"
 
 
 def public(module):
