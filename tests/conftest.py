@@ -11,7 +11,7 @@ from confnb.networks import load_or_train
 from confnb.training import Recipe
 
 # the same examples in every run, so that a failure belongs to the change under test; others, and more of them: --hypothesis-profile=explore
-settings.register_profile("confnb", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("confnb", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("confnb")
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import IN_PLACE, Edges, backwards, softmax
+from toys import IN_PLACE, Edges, backwards, softmax, turns
 from toys import curved as tiny
 
 from confnb.attacks import (
@@ -684,11 +684,6 @@ def default_dtype(dtype):
         torch.set_default_dtype(torch.float32)
 
 
-def turns(attacks, others, of):
-    "Every attack with everything else: one of each `of` in turn, so that each attack and all else is met; the others in the soak tests"
-    return [pytest.param(a, *o, marks=[pytest.mark.slow, pytest.mark.soak] * ((i + j) % of > 0)) for i, a in enumerate(attacks) for j, o in enumerate(others)]
-
-
 @pytest.mark.parametrize("attack, context, name", turns(GRADIENTS, list(product(CONTEXTS, FLAT)), 5))
 def test_models_without_a_gradient_are_attacked_and_named(attack, context, name):
     model, x, y = FLAT[name](), images().float(), labels(classes=4)
@@ -699,7 +694,7 @@ def test_models_without_a_gradient_are_attacked_and_named(attack, context, name)
     assert sound(attack, found, model, x) and torch.equal(found.x, expected.x)
 
 
-@pytest.mark.parametrize("attack, context", turns(ATTACKS, [(c,) for c in list(CONTEXTS)[1:]], 2))
+@pytest.mark.parametrize("attack, context", turns(ATTACKS, list(CONTEXTS)[1:], 2))
 def test_the_callers_context_and_defaults_change_no_point(attack, context):
     model, x, y = tiny().float(), images().float(), labels(classes=4)
     expected = ATTACKS[attack](model, x, y)

@@ -119,7 +119,7 @@ def test_the_cost_is_counted_in_passes_of_the_network(passes):
     assert np.isnan(forward_passes(BoardEntry("a/b", "a", nn.Flatten(), nn.Flatten(), None, ""), torch.rand(2, 1, 2, 5)))
 
 
-def test_an_entry_whose_answers_cost_much_is_judged_on_fewer_images_and_the_board_says_so(monkeypatch):
+def test_an_entry_whose_answers_cost_much_is_judged_on_fewer_images_and_the_board_says_so(monkeypatch, few_tries):
     monkeypatch.setattr("confnb.evaluation.board_entries._FEWEST", 2)
     asked, how = board_entry("digits/undefended"), board_options("digits", images=5, effort="quick")
     dear = replace(asked, name="digits/dear", model=Ensemble([asked.network] * 5))

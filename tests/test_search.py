@@ -15,7 +15,7 @@ import torchattacks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import IN_PLACE, Edges, backwards
+from toys import IN_PLACE, Edges, backwards, turns
 
 from confnb.attacks import negative, pgd, uniform_noise
 from confnb.borrowing import fast_dtype
@@ -631,8 +631,7 @@ def test_more_steps_of_constant_length_are_never_worse(problem, climb):
     assert all((more >= less - 1e-9).all() for less, more in zip(values, values[1:], strict=False))
 
 
-@pytest.mark.parametrize("rule, kind", PAIRS)
-@pytest.mark.parametrize("leave", ["stop", "patience"])
+@pytest.mark.parametrize("leave, rule, kind", turns(["stop", "patience"], PAIRS, 2))
 def test_who_leaves_changes_nothing_for_those_who_stay(rule, kind, leave):
     ball = {Linf: BOX, L2: L2(1.0), L0: L0(8)}[kind]
     model, x, y, own = tiny(dtype=torch.float64), images(5, dtype=torch.float64), labels(5), torch.arange(5)
@@ -1022,8 +1021,7 @@ def test_everything_is_left_as_it_was_when_the_model_breaks(use, calls):
     assert not same(before, everything(model))
 
 
-@pytest.mark.parametrize("context", ["no_grad", "inference_mode", "autocast"])
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("context, use", turns(["no_grad", "inference_mode", "autocast"], USES, 3))
 def test_the_callers_context_changes_no_result(use, context):
     plain, model = USES[use](fragile(), images(), labels()), fragile()
     with CONTEXTS[context]():
@@ -1066,8 +1064,10 @@ def test_the_default_dtype_does_not_matter():
     assert other.x.dtype == torch.float32 and torch.equal(one.x, other.x)
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("of_model, of_images", [(torch.float64, torch.float32), (torch.float32, torch.float64), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+OF = [(torch.float64, torch.float32), (torch.float32, torch.float64), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)]
+
+
+@pytest.mark.parametrize("use, of_model, of_images", turns(USES, OF, 2))
 def test_models_and_images_of_any_precision(use, of_model, of_images):
     x, y = images(dtype=of_images), labels()
     got = USES[use](tiny(dtype=of_model), x, y)
@@ -1119,8 +1119,7 @@ BROKEN = {"nan": (spoiled(math.nan), 6), "inf": (spoiled(math.inf), 6), "minus i
           "nan in some pixels": (spoiled(math.nan, slice(3), slice(2)), 3), "inf in some pixels": (spoiled(math.inf, slice(4), slice(1)), 4)}
 
 
-@pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("rule, kind", PAIRS)
+@pytest.mark.parametrize("name, rule, kind", turns(BROKEN, PAIRS, 3))
 def test_gradients_that_are_no_numbers_count_as_none_and_are_said(rule, kind, name):
     (change, n), x, y = BROKEN[name], images(6), labels(6)
     model, ball = Backwards(change), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
@@ -1134,8 +1133,7 @@ def test_gradients_that_are_no_numbers_count_as_none_and_are_said(rule, kind, na
     assert torch.equal(found.x[n:], well.x[n:])
 
 
-@pytest.mark.parametrize("context", ["plain", "no_grad", "inference_mode"])
-@pytest.mark.parametrize("rule, kind", PAIRS)
+@pytest.mark.parametrize("context, rule, kind", turns(["plain", "no_grad", "inference_mode"], PAIRS, 3))
 def test_sobel_edges_can_be_searched(rule, kind, context):
     x, y, ball, model = images(6), labels(6), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind], Changed(Edges())
     x[:, :, :4] = 0.5
@@ -1173,8 +1171,7 @@ def test_a_gradient_that_is_zero_here_and_broken_there_is_said_in_one_warning():
 
 @pytest.mark.filterwarnings("ignore::confnb.objectives.NoGradient")
 @pytest.mark.parametrize("steps", [0, 3])
-@pytest.mark.parametrize("rule, kind", PAIRS)
-@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize("name, rule, kind", turns(IN_PLACE, PAIRS, 3))
 def test_a_model_that_changes_its_input_changes_no_point(name, rule, kind, steps):
     x, y, ball = images(), labels(), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
     kept, model = x.clone(), Changed(IN_PLACE[name])
@@ -1377,8 +1374,7 @@ def test_the_default_dtype_and_device_do_not_matter_to_any_rule(rule, kind):
         assert torch.equal(one.x, got.x) and torch.equal(one.value, got.value) and got.value.dtype == torch.float32
 
 
-@pytest.mark.parametrize("rule, kind", PAIRS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype, rule, kind", turns([torch.float16, torch.bfloat16, torch.float64], PAIRS, 3))
 def test_every_rule_takes_a_model_of_any_precision(rule, kind, dtype):
     x, y, ball = images(), labels(), {Linf: Linf(0.2), L2: L2(1.0), L0: L0(5)}[kind]
     found = maximize(tiny(dtype=dtype), CrossEntropy(y), x, ball, 5, rule=RULES[rule])

@@ -1,6 +1,7 @@
 """Small models and images that several test files share."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -27,6 +28,15 @@ def network(classes=4, side=3, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(side * side, 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+SOAK = [pytest.mark.slow, pytest.mark.soak]
+
+
+def turns(first, second, of):
+    "Pairs of two lists: of those of each, one of every `of` in turn, so that all of both lists is met; the other pairs are soak tests"
+    flat = lambda thing: thing if isinstance(thing, tuple) else (thing,)  # noqa: E731
+    return [pytest.param(*flat(a), *flat(b), marks=SOAK * ((i + j) % of > 0)) for i, a in enumerate(first) for j, b in enumerate(second)]
 
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])  # of six images
