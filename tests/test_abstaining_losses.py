@@ -85,7 +85,7 @@ rows = st.integers(0, 10**6)
 
 
 @given(rows, st.integers(1, 5), st.integers(2, 6), st.floats(0.1, 9))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_trades_against_the_formula_written_by_hand(seed, n, classes, beta):
     rng = np.random.default_rng(seed)
     clean, attacked, y = 3 * rng.normal(size=(n, classes)), 3 * rng.normal(size=(n, classes)), rng.integers(0, classes, n)
@@ -126,7 +126,7 @@ def test_trades_has_a_gradient_through_both_answers():
 
 
 @given(rows, st.integers(1, 6), st.integers(2, 6), st.floats(0.05, 1), st.floats(0.5, 12))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_faded_targets_against_the_formula_written_by_hand(seed, n, classes, eps, rho):
     rng = np.random.default_rng(seed)
     y, distance = rng.integers(0, classes, n), 1.5 * eps * rng.random(n)
@@ -189,7 +189,7 @@ def test_points_within_the_small_ball_are_asked_for_nothing(monkeypatch):
 
 
 @given(rows, st.integers(1, 6), st.integers(2, 6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_rectified_cross_entropy_against_the_formula_written_by_hand(seed, n, classes):
     rng = np.random.default_rng(seed)
     logits, head, y = 2 * rng.normal(size=(n, classes)), 2 * rng.normal(size=n), rng.integers(0, classes, n)

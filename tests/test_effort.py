@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from toys import LABELS, images, linear, network
+from toys import LABELS, SOAK, images, linear, network
 
 from confnb import halving, maxconfidence
 from confnb.found import Found, bundle, concat, score_inside
@@ -44,8 +44,7 @@ def test_no_example_costs_more_than_its_rounds(effort):
     assert (max_confidence(model, x, y, Linf(0.05), effort=effort).passes <= most).all()
 
 
-@pytest.mark.parametrize("effort", ["quick", "thorough"])
-@pytest.mark.parametrize("classes", [10, 40])
+@pytest.mark.parametrize("effort, classes", [("quick", 10), ("quick", 40), ("thorough", 10), pytest.param("thorough", 40, marks=SOAK)])
 def test_the_same_points_whatever_the_batch(effort, classes):
     model, x, y = rugged(classes), images(5, 6), torch.arange(5)
     whole = max_confidence(model, x, y, L2(0.4), effort=effort, seed=1)

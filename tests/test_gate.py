@@ -73,7 +73,7 @@ CRIPPLED = {"one tiny step": partial(pgd, steps=1, step_size=0.001), "the wrong 
 @pytest.mark.parametrize("name", ["cnn-pgd-linf.095", *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in NETS if n != "cnn-pgd-linf.095")])
 def test_sound_attacks_find_planted_mistakes_and_crippled_ones_do_not(name, digits):
     model, ball = load_model(f"digits/{name}"), Linf(0.1)
-    x, y = digits.x_test[:20], digits.y_test[:20]
+    x, y = digits.x_test[:12], digits.y_test[:12]
     for attack in max_confidence, partial(pgd, steps=20):
         found = planted.planted_mistakes(model, x, y, ball, partial(attack, ball=ball))
         assert found.planted.all() and found.found.mean() >= 0.95 and found.random.mean() < 0.3

@@ -132,7 +132,7 @@ climbs = st.fixed_dictionaries({
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 @given(problem=problems(), climb=climbs)
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_every_point_lies_in_its_set_and_is_scored_there(autocast, problem, climb):
     model, objective, x, ball, how = problem
     kept = x.clone()
@@ -147,7 +147,7 @@ def test_every_point_lies_in_its_set_and_is_scored_there(autocast, problem, clim
 
 
 @given(ball=balls(4), seed=seeds, far=st.floats(0, 20))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_projections_and_random_points_lie_in_the_set(ball, seed, far):
     x = images(4)
     z = x + far * torch.randn(x.shape, generator=generator(seed))
@@ -182,7 +182,7 @@ def test_random_points_fill_the_ball(kind, eps):
 # Better with more
 
 @given(problem=problems(torch.float64), climb=climbs)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_best_point_is_never_worse_than_the_start(problem, climb):
     model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
@@ -192,7 +192,7 @@ def test_the_best_point_is_never_worse_than_the_start(problem, climb):
 
 
 @given(problem=problems(torch.float64), climb=climbs)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_more_restarts_are_never_worse(problem, climb):
     model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
@@ -201,7 +201,7 @@ def test_more_restarts_are_never_worse(problem, climb):
 
 
 @given(problem=problems(torch.float64), climb=climbs, level=st.floats(0, 1))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_stopping_changes_nothing_about_who_gets_there(problem, climb, level):
     model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf}
@@ -248,7 +248,7 @@ def test_a_step_size_of_its_own_for_each_example():
 # Seeds
 
 @given(problem=problems(torch.float64), climb=climbs, batch=st.integers(1, 6), noise=seeds)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_seed_gives_the_same_points_for_any_batch_size_and_global_seed(problem, climb, batch, noise):
     model, objective, x, ball, how = problem
     climb = {**climb, "stop": math.inf}
@@ -259,7 +259,7 @@ def test_a_seed_gives_the_same_points_for_any_batch_size_and_global_seed(problem
 
 
 @given(problem=problems(torch.float64), climb=climbs, data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_seeds_for_each_example_give_a_subset_the_same_points(problem, climb, data):
     model, objective, x, ball, how = problem
     own = torch.tensor(data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(x), max_size=len(x))))
@@ -293,7 +293,7 @@ def test_another_seed_gives_other_points_and_restarts_other_starts():
 # Sets
 
 @given(data=st.data(), seed=st.integers(0, 999))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_an_l0_set_keeps_the_largest_changes(data, seed):
     x, eps = images(4, seed), np.array(data.draw(st.lists(st.integers(1, 40), min_size=4, max_size=4)))
     z = images(4, seed + 1)
@@ -623,7 +623,7 @@ def test_leads_and_distances_by_numpy():
 # What decides, who leaves, and what it cost
 
 @given(problem=problems(torch.float64, CONSTANT), climb=climbs)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_more_steps_of_constant_length_are_never_worse(problem, climb):
     model, objective, x, ball, how = problem
     climb = {**climb, "keep": "best", "stop": math.inf, "patience": 0, "decay": 1, "step_size": climb["step_size"] or 0.05}
@@ -1215,7 +1215,7 @@ def test_a_model_made_in_inference_mode_is_searched_as_any_other(use):
 # Restarts
 
 @given(problem=problems(torch.float64), climb=climbs, restarts=st.integers(1, 4))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_restarts_that_keep_the_last_point_keep_the_best_of_the_runs(problem, climb, restarts):
     "The n-th run is that of a search whose start is the n-th start; of the last points of all, the best one"
     model, objective, x, ball, how = problem
