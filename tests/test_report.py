@@ -634,11 +634,10 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in ("cw_l2", "cw_hc")]
-SLOW = [pytest.param(n, marks=[pytest.mark.slow] + [pytest.mark.soak] * (n != "ddn")) for n in "ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in "cw_l2 cw_hc ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
 
 
-@pytest.mark.parametrize("name", [*LONG, *SLOW, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
+@pytest.mark.parametrize("name", [*LONG, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
