@@ -31,6 +31,7 @@ from confnb.evaluation.board_tables import (
     save_judged,
 )
 from confnb.evaluation.boards import Board, board, write_board
+from confnb.evaluation.indicators import Indicator
 from confnb.evaluation.specs import attack_from
 from confnb.evaluation.trust import ManyWays, effort_of
 from confnb.evaluation.zoo import keep
@@ -121,6 +122,7 @@ def test_the_cost_is_counted_in_passes_of_the_network(passes):
 
 def test_an_entry_whose_answers_cost_much_is_judged_on_fewer_images_and_the_board_says_so(monkeypatch, few_tries):
     monkeypatch.setattr("confnb.evaluation.board_entries._FEWEST", 2)
+    monkeypatch.setattr(board_tables, "_checks", lambda *_: [Indicator("all is well", 0, 5, 0.1, "m", "w", "a")])  # no attack is repeated
     asked, how = board_entry("digits/undefended"), board_options("digits", images=5, effort="quick")
     dear = replace(asked, name="digits/dear", model=Ensemble([asked.network] * 5))
     found = [board_tables._judged(entry, DIGITS, how) for entry in (asked, dear)]

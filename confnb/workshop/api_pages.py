@@ -48,12 +48,9 @@ def _module(root: Path, module: str, path: Path) -> str:
         f"Shapes are written `(N, C, H, W)`: images, channels, height, width; `K` is the number of classes. Pixels lie in [0, 1]."
     )
     listed = "\n".join(f"- [`{n.name}`](#{n.anchor}): {_summary(n)}" for n in names)
-    where = path.relative_to(root).as_posix()
+    where, said = path.relative_to(root).as_posix(), _comments(text)
     return notebook(
-        head,
-        intro,
-        *([listed] if listed else []),
-        *(_entry(n, where, about, places, _comments(text)) for n in names),
+        head, intro, *([listed] if listed else []), *(_entry(n, where, about, places, said) for n in names)
     )
 
 # %% ../../nbs/workshop/97_api_pages.ipynb #6b4d65f2
