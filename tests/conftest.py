@@ -17,7 +17,7 @@ settings.load_profile("confnb")
 
 
 # files that take minutes come first, so that no worker is left with one when the others are done
-LONG = ("test_resume", "test_reproduce", "test_ray", "test_pages", "test_report", "test_jupyter", "test_types", "test_docs")
+LONG = ("test_resume", "test_reproduce", "test_ray", "test_pages", "test_report", "test_jupyter", "test_types", "test_docs", "test_search", "test_attacks")
 
 
 def pytest_collection_modifyitems(items):

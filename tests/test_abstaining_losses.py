@@ -383,7 +383,7 @@ def test_a_gap_is_a_share_of_the_way(gap):
 def test_a_network_learns_by_each_loss(loss):
     x, y = toy(80)
     model = Small()
-    told = fit(model, x, y, replace(loss, ramp=0.4), Recipe(epochs=25, batch_size=20, rate=0.01))
+    told = fit(model, x, y, replace(loss, ramp=0.4), Recipe(epochs=12, batch_size=20, rate=0.01))
     assert accuracy(model, *toy(40, seed=1)) > 0.9 and told.loss.iloc[-1] < told.loss.max()
 
 

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 from scipy.optimize import LinearConstraint, linprog, minimize
 from scipy.stats import norm
 from torch import nn
-from toys import images, linear
+from toys import SOAK, images, linear
 
 from confnb.architectures import GlobalAverage, Normalize, PreactUnit, Residual
 from confnb.attacks import pgd
@@ -281,7 +281,7 @@ def test_the_exact_optimum_is_that_of_every_pattern_of_rectifiers(seed):
         assert truth - gap - 1e-4 <= table.wrong_confidence_found[i] <= truth + 1e-4
 
 
-@pytest.mark.parametrize("kind", ["dense", "convolution", "residual", "pre-activation", "functions"])
+@pytest.mark.parametrize("kind", ["dense", "convolution", "residual", *(pytest.param(k, marks=SOAK) for k in ("pre-activation", "functions"))])
 def test_the_exact_bound_lies_between_attack_and_crown(kind):
     model, x, y = network(kind, 5), images(3, 4, 5), torch.tensor([0, 1, 2])
     exact, crown = (certify(model, x, y, 0.1, by=by) for by in (Exact(), "crown"))

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def file(module):
     return ROOT / "confnb" / f"{module.replace('.', '/')}.py"
 
 
+@cache
 def tree(module):
     return ast.parse(file(module).read_text(encoding="utf-8"))
 
@@ -94,6 +96,7 @@ def test_a_docstring_begins_with_one_line(module):
         assert "----" not in doc, f"{thing.__qualname__}: parameters are described where they stand"
 
 
+@cache
 def public(module):
     "The public functions and classes of a module"
     names = {n.name for n in api_pages._public(file(module).read_text(encoding="utf-8"))}
