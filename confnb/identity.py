@@ -117,9 +117,10 @@ def _home(file: str, top: str) -> str:
 
 def _put_there(folder: str, top: str) -> bool:
     "Whether an installer put that package there: into the interpreter's folders, the user's, one of `pip install --target`"
-    records = () if folder.startswith(_SITES) else Path(folder).glob("*.dist-info/RECORD")
-    listed = (line for record in records for line in record.read_text(encoding="utf-8").splitlines())
-    return folder.startswith(_SITES) or any(line.startswith((f"{top}/", f"{top}.py,")) for line in listed)
+    if folder.startswith(_SITES):
+        return True
+    records = (r.read_text(encoding="utf-8").splitlines() for r in Path(folder).glob("*.dist-info/RECORD"))
+    return any(line.startswith((f"{top}/", f"{top}.py,")) for lines in records for line in lines)
 
 
 @cache

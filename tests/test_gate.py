@@ -13,7 +13,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from toys import backwards
+from toys import SOAK, backwards
 from typer.testing import CliRunner
 
 from confnb import basics
@@ -70,7 +70,7 @@ def downhill(model, x, y, ball):
 CRIPPLED = {"one tiny step": partial(pgd, steps=1, step_size=0.001), "the wrong sign": downhill, "cut off": detached}
 
 
-@pytest.mark.parametrize("name", ["cnn-pgd-linf.095", *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in NETS if n != "cnn-pgd-linf.095")])
+@pytest.mark.parametrize("name", ["cnn-pgd-linf.095", *(pytest.param(n, marks=SOAK) for n in NETS if n != "cnn-pgd-linf.095")])
 def test_sound_attacks_find_planted_mistakes_and_crippled_ones_do_not(name, digits):
     model, ball = load_model(f"digits/{name}"), Linf(0.1)
     x, y = digits.x_test[:12], digits.y_test[:12]

@@ -42,6 +42,7 @@ from keys.pairs import (
     net,
 )
 from torch import nn
+from toys import SOAK
 
 import confnb
 from confnb import identity
@@ -108,7 +109,7 @@ def table(pair, maker, tmp_path, cache):
         return evaluate(model, *images(), attacks, scores, cache=cache)
 
 
-SHOWN = [pytest.param(p, id=p.name, marks=[pytest.mark.slow, pytest.mark.soak] * (i % 6 > 0)) for i, p in enumerate(p for p in NOTED + OWN if p.shows)]
+SHOWN = [pytest.param(p, id=p.name, marks=SOAK * (i % 6 > 0)) for i, p in enumerate(p for p in NOTED + OWN if p.shows)]
 
 
 @pytest.mark.parametrize("pair", SHOWN)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from toys import LABELS, images, linear, network
+from toys import LABELS, SOAK, images, linear, network
 
 from confnb import maxconfidence
 from confnb.found import Found, bundle, score_inside, with_wrong_confidence, wrong_classes
@@ -56,7 +56,7 @@ THOROUGH = {"linf": partial(maximize, steps=1000, decay=1e-4), "l2": partial(max
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2", "l2 within the box"])
-@pytest.mark.parametrize("classes", [3, *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in (4, 7)), 10])
+@pytest.mark.parametrize("classes", [3, *(pytest.param(n, marks=SOAK) for n in (4, 7)), 10])
 def test_every_class_agrees_with_a_convex_solver(classes, kind):
     dtype = (torch.float32, torch.float64)[(classes + len(kind)) % 2]  # each kind of set meets both
     eps, n = 0.1 + 0.03 * classes, 3

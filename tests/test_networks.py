@@ -8,6 +8,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import SOAK
 
 from confnb import networks
 from confnb.data import load_data
@@ -242,7 +243,7 @@ def test_every_entry_of_the_package_is_whole_and_the_wheel_stays_small():
     assert size <= 12 * 2**20
 
 
-@pytest.mark.parametrize("name", ["digits/undefended", pytest.param("digits/cnn-1bit", marks=[pytest.mark.slow, pytest.mark.soak]), "digits/resnet8-rce-seed0"])
+@pytest.mark.parametrize("name", ["digits/undefended", pytest.param("digits/cnn-1bit", marks=SOAK), "digits/resnet8-rce-seed0"])
 def test_a_digits_entry_that_is_trained_again_is_the_same_network(name, tmp_path, monkeypatch):
     card, shipped_model, digits = networks.read_entry(name), load_model(name, "cpu"), load_data("digits")
     r = card.recipe

@@ -22,7 +22,7 @@ import typer
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from toys import Edges, backwards
+from toys import SOAK, Edges, backwards
 from typer.testing import CliRunner
 
 from confnb import basics, detectors, reject_rules
@@ -634,7 +634,7 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-LONG = [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.soak]) for n in "cw_l2 cw_hc ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+LONG = [pytest.param(n, marks=SOAK) for n in "cw_l2 cw_hc ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
 
 
 @pytest.mark.parametrize("name", [*LONG, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
@@ -651,7 +651,7 @@ def spoiled(model, x, y):
     return x * math.nan
 
 
-@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=[pytest.mark.slow, pytest.mark.soak])], ids=["x itself", "outside", "NaN", "three"])
+@pytest.mark.parametrize("attacks", [{"own": lazy}, {"own": leaving}, {"own": spoiled}, pytest.param(["ddn", "jsma", "negative"], marks=SOAK)], ids=["x itself", "outside", "NaN", "three"])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits, attacks):
@@ -663,7 +663,7 @@ def test_an_attack_that_does_nothing_does_not_look_harmless(small_model, digits,
 
 @pytest.mark.slow
 def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small_model, digits):
-    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, points=20, effort="quick", say=lambda line: None)
+    found = reporting.report(small_model, digits, "l2:0.3", ["ddn", "maxconfidence"], {}, **FEW | {"points": 20})
     assert 2 < found.manifest["outside"]["ddn"] < 20 and found.tables["checks"].fine.all(), found.tables["checks"][["name", "measured"]]
 
 
@@ -770,7 +770,7 @@ class Detached(EdgesFirst):
         return self.model(x).detach()
 
 
-@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=[pytest.mark.slow, pytest.mark.soak]), (Detached, "linf:0.1", "cw_l2_fast")])
+@pytest.mark.parametrize("kind, threat, attack", [(EdgesFirst, "l2:2", "pgd"), pytest.param(Rounding, "linf:0.1", "cw_l2_fast", marks=SOAK), (Detached, "linf:0.1", "cw_l2_fast")])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_a_model_whose_gradients_break_has_a_report_that_says_so(small_model, digits, kind, threat, attack):
@@ -970,10 +970,10 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
 @pytest.mark.filterwarnings("ignore")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps), effort="quick")}, {}, points=12, effort="quick", say=lambda line: None)  # noqa: B023
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps), effort="quick")}, {}, **FEW)  # noqa: B023
         assert found.table.linf.max() == pytest.approx(eps, abs=1e-6)
     with (tmp_path / "log").open("w") as log:
-        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, points=12, effort="quick", say=lambda line: None)
+        found = reporting.report(small_model, digits, "linf:0.1", {"a": partial(telling, log)}, {}, **FEW)
     assert found.manifest["outside"] == {"a": 12}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
-from toys import images, linear
+from toys import SOAK, images, linear
 
 from confnb.attacks import apgd, bim, fgsm, pgd, uniform_noise
 from confnb.basics import UsageError
@@ -224,7 +224,7 @@ def test_every_set_does_what_a_set_must(ball):
 
 # turned and united sets take longest, and are made of parts that others hold too
 LONG = (Rotate(9, shift=1), Rotate(9) >> Linf(0.05), Patch(2) | Brightness(0.3) | Linf(0.02))
-SOME = [pytest.param(ball, marks=[pytest.mark.slow, pytest.mark.soak] * (ball in LONG)) for ball in EVERY]
+SOME = [pytest.param(ball, marks=SOAK * (ball in LONG)) for ball in EVERY]
 
 
 @pytest.mark.parametrize("setter, value, before", [(torch.set_default_dtype, torch.bfloat16, torch.float32), (torch.set_default_device, "meta", None)], ids=["dtype", "device"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import trapezoid
-from toys import images, linear
+from toys import SOAK, images, linear
 
 from confnb.certificates import certify
 from confnb.maxconfidence import max_confidence
@@ -94,7 +94,7 @@ def test_success_is_read_at_the_lowest_threshold_that_will_do(clean, attacked, l
 # two models on the same images
 
 
-@pytest.mark.parametrize("n", [30, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.soak])])
+@pytest.mark.parametrize("n", [30, pytest.param(100, marks=SOAK)])
 @pytest.mark.parametrize("shares", [(0.05, 0.05, 0.1), (0.3, 0.02, 0.0), (0.0, 0.3, 0.1), (0.6, 0.1, 0.1), (0.05, 0.02, 0.02)])
 def test_the_interval_of_a_difference_covers_as_often_as_it_says(n, shares):
     both, first, second = np.random.default_rng(0).multinomial(n, [*shares, 1 - sum(shares)], 1500)[:, :3].T

@@ -107,10 +107,8 @@ class _Multiplications(TorchDispatchMode):
         return out
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #7ae837c5
-_CHEAP, _FEWEST = (
-    4,
-    30,
-)  # passes that an answer may cost on all images; and how many images there are at least
+_CHEAP = 4  # passes that an answer may cost and still be asked for on all images
+_FEWEST = 30  # images that an entry is judged on at least, where there are as many
 
 
 def affordable_images(
@@ -118,7 +116,7 @@ def affordable_images(
     passes: float,  # that an answer costs, of `forward_passes`
 ) -> int:
     """Say on how many images an entry is judged: in proportion fewer where an answer costs more than four passes."""
-    return int(max(min(images, _FEWEST), images * min(1, _CHEAP / passes))) if passes > _CHEAP else images
+    return max(min(images, _FEWEST), int(images * _CHEAP / passes)) if passes > _CHEAP else images
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #3e848399
 FACTORY = "factory.py"

@@ -92,6 +92,7 @@ def anchors(
 
 # %% ../../nbs/workshop/80_markdown.ipynb #cc485b9c
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
+_CAPTION = re.compile(r"\*\*([\w-]+)\.\*\* ")  # how the captions of `publish` begin: with the identifier
 
 
 def captioned(
@@ -102,7 +103,7 @@ def captioned(
     for output in outputs:
         text = "".join(output.get("data", {}).get("text/markdown", ""))
         above = pairs[-1][0].get("data", {}) if pairs else {}
-        if re.match(r"\*\*[\w-]+\.\*\* ", text) and {"text/html", *PICTURES} & set(above):
+        if _CAPTION.match(text) and {"text/html", *PICTURES} & set(above):
             pairs[-1] = (pairs[-1][0], text)
         else:
             pairs.append((output, ""))

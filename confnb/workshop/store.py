@@ -17,7 +17,7 @@ from typing import Any
 
 from ..basics import UsageError, need, write_text, write_whole
 from .gallery import ANSWERS, IDENTIFIERS, _rows
-from .markdown import captioned
+from .markdown import _CAPTION, captioned
 from .parameters import Topic, choose, topics
 
 # %% ../../nbs/workshop/92_store.ipynb #e4c4c51d
@@ -130,7 +130,7 @@ _MOST_SVG = 300_000  # bytes
 def _with_svg(outputs: list[dict[str, Any]], figures: Path) -> list[dict[str, Any]]:
     """Put beside the PNG of each published figure the SVG that its run wrote."""
     for output, caption in captioned(outputs):
-        told = re.match(r"\*\*([\w-]+)\.\*\* ", caption)
+        told = _CAPTION.match(caption)
         file = figures / f"{told[1] if told else ''}.svg"
         if "image/png" in output.get("data", {}) and file.exists() and file.stat().st_size <= _MOST_SVG:
             text = file.read_text(encoding="utf-8")
