@@ -82,7 +82,7 @@ def fitted_temperature(
     Source: Guo et al. (2017), section 4.2.
     """
     logits = predict(model, x).double()
-    y = check_labels(y, len(x), classes=logits.shape[1]).to(logits.device)
+    y = check_labels(y, len(x), logits.shape[1], device=logits.device)
     low, high = -4.6, 4.6  # of log T; the loss is convex in 1 / T, so it falls and rises once
     for _ in range(60):
         a, b = low + (high - low) / 3, high - (high - low) / 3

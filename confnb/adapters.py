@@ -46,7 +46,7 @@ class Adapted:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Found:
         x, start, device = check_images(x), time.perf_counter(), device_of(model)
-        y, run = check_labels(y, len(x)), vars(self)["_run"]
+        y, run = check_labels(y, len(x), device=x.device), vars(self)["_run"]
         with borrow(model), _drawing(self.seed, device), _counted(model) as shown:
             points = in_batches(lambda s: run(model, x[s].to(device), y[s].to(device)), len(x), batch_size)
         z = self._checked(torch.cat(points).to(x.device), x)

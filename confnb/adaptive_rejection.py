@@ -115,7 +115,7 @@ def adaptive_attack(
     """
     settings = with_defaults(knows, _KNOWS)
     x = check_images(x)
-    y, ball, rule = check_labels(y, len(x)), as_ball(ball, len(x)), reject_rule(rule)
+    y, ball, rule = check_labels(y, len(x), device=x.device), as_ball(ball, len(x)), reject_rule(rule)
     with borrow(model), borrow(rule), warnings.catch_warnings():
         warnings.simplefilter("ignore", NoGradient)  # the probe has told
         case, routes = _case(model, rule, x, y, ball, check_count(steps, "steps"), settings)

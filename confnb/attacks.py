@@ -33,7 +33,7 @@ def _checked(x: Tensor, y: Tensor, **budget: int) -> tuple[Tensor, Tensor]:
         if check_whole(value, name) < 1:
             of = "" if name == "steps" else f" ({name})"
             raise ValueError(f"an attack needs a budget of at least 1 step, not {value}{of}")
-    return x, check_labels(y, len(x))
+    return x, check_labels(y, len(x), device=x.device)
 
 # %% ../nbs/foundations/22_attacks.ipynb #737cb92d
 def _check_target(target: int | Tensor, y: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class _Aimed:
     label: Tensor
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
-        check_labels(self.label, len(logits), logits.shape[1])
+        check_labels(self.label, len(logits), logits.shape[1], device=logits.device)
         return self.goal(logits, z)
 
 # %% ../nbs/foundations/22_attacks.ipynb #7f7474e8
@@ -78,7 +78,7 @@ def least_likely(
     Raises TypeError, ValueError: bad images or labels.
     """
     logits = predict(model, x, batch_size)
-    y = check_labels(y, len(x), logits.shape[1])
+    y = check_labels(y, len(x), logits.shape[1], device=x.device)
     return logits.scatter(1, y[:, None], torch.inf).argmin(1)
 
 # %% ../nbs/foundations/22_attacks.ipynb #3508e467
@@ -240,7 +240,7 @@ def uniform_noise(
     Raises TypeError, ValueError: bad images or labels, or fewer than one draw.
     """
     x = check_images(x)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     draws, ball = check_count(draws, "draws"), as_ball(ball, len(x))
     return with_wrong_confidence(
         maximize(model, WrongConfidence(y), x, ball, 0, restarts=draws, seed=seed, batch_size=batch_size), y
@@ -260,7 +260,7 @@ def negative(
     Source: Hosseini et al. (2017); Goodfellow et al. (2019), section 7.
     """
     x = check_images(x)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     return with_wrong_confidence(score_points(model, WrongConfidence(y), 1 - x, batch_size), y)
 
 # %% ../nbs/foundations/22_attacks.ipynb #e51e6e01

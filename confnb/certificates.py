@@ -121,7 +121,7 @@ def certify(
     if not callable(method) or isinstance(method, type):
         raise TypeError(f"by must be the name of a method, or one such as Exact(), not {by!r}")
     logits = predict(model, x)
-    y = None if y is None else check_labels(y, len(x), logits.shape[1]).to(x.device)
+    y = None if y is None else check_labels(y, len(x), logits.shape[1], device=x.device)
     if isinstance(ball, numbers.Real) and ball == 0:
         with usual_defaults():
             return _table(_bounds_of_logits(logits), y, logits, "clean")

@@ -123,6 +123,7 @@ def check_labels(
     n: int,  # how many there must be
     classes: int | None = None,  # the number of classes K, where it is known: labels must lie in 0..K-1
     name: str = "labels",  # what to call them in a message
+    device: torch.device | None = None,  # of the images, where the labels are wanted; None: where they are
 ) -> Tensor:
     """Check labels, and give them as int64 class indices (n,).
 
@@ -146,7 +147,7 @@ def check_labels(
         raise ValueError(
             f"{name} must be class indices 0{top}, but these run from {int(y.min())} to {int(y.max())}"
         )
-    return y
+    return y.to(device)
 
 # %% ../nbs/foundations/01_checks.ipynb #9557c470
 def check_whole(

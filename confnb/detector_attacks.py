@@ -124,7 +124,7 @@ def cw_white_box(
     Source: Pang et al. (2018), section 4.4; Carlini and Wagner, *Adversarial Examples Are Not Easily Detected* (2017).
     """
     settings = with_defaults(mistake, {"target": None, "kappa": 0.0, "success": "undetected", **SEARCH_C})
-    x, y = check_images(x), check_labels(y, len(x))
+    x, y = check_images(x), check_labels(y, len(x), device=x.device)
     _check_white_box(density, weight, settings)
     target, kappa, hide = settings.pop("target"), settings.pop("kappa"), settings.pop("success") != "mistake"
     wrong = Margin(y) if target is None else TargetMargin(_wrong_target(target, y, len(density.counts)))
@@ -284,7 +284,7 @@ def max_score(
     Raises TypeError, ValueError: bad images, labels, eps or steps, or another setting of the climb.
     """
     settings = with_defaults(climb, {"seed": 0, "batch_size": 256})
-    x, y = check_images(x), check_labels(y, len(x))
+    x, y = check_images(x), check_labels(y, len(x), device=x.device)
     ball = as_ball(ball, len(x))
     if not math.isfinite(check_number(weight, "weight")):
         raise ValueError(f"weight must be finite, not {weight}")
@@ -317,7 +317,7 @@ def orthogonal_pgd(
 
     Source: Bryniarski et al. (2022), section 4.
     """
-    x, y = check_images(x), check_labels(y, len(x))
+    x, y = check_images(x), check_labels(y, len(x), device=x.device)
     ball = as_ball(ball, len(x))
     plan: dict[str, Any] = {"steps": steps, "decay": 0.1, "rule": StraightRule(), "batch_size": batch_size}
     return _best_of(model, OrthogonalSteps(y, score), x, y, ball, score, [x], **plan)

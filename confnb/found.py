@@ -169,7 +169,7 @@ def score_inside(
       than the images.
     """
     x, ball = check_images(x), as_ball(ball, len(x))
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     if not isinstance(points, (Found, Tensor)):
         raise TypeError(f"points must be a tensor of images or a Found, not {type(points).__name__}")
     z = (points.x if isinstance(points, Found) else points).detach().to(x)

@@ -213,7 +213,7 @@ def max_confidence(
     settings = with_defaults(climb, _DEFAULTS)
     x = check_images(x)
     classes = predict(model, x[:1]).shape[1]
-    y = check_labels(y, len(x), classes).to(x.device)
+    y = check_labels(y, len(x), classes, device=x.device)
     runs = check_count(settings["restarts"], "restarts")
     size = settings["batch_size"] = check_count(settings["batch_size"], "batch_size")
     ball, until = as_ball(ball, len(x)), settings["until"]

@@ -93,7 +93,7 @@ class WrongOdds:
 
     def __call__(self, logits: Tensor, z: Tensor | None = None) -> Tensor:
         label = torch.as_tensor(self.label, device=logits.device).expand(len(logits))
-        own = check_labels(label, len(logits), logits.shape[1])[:, None]
+        own = check_labels(label, len(logits), logits.shape[1], device=logits.device)[:, None]
         return LogOdds(logits.scatter(1, own, -torch.inf).argmax(1))(logits.double())
 
 # %% ../nbs/foundations/17_objectives.ipynb #32f8a06d

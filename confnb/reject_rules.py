@@ -259,7 +259,7 @@ def reject_rule(
 def _fitted(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Score:
     "A detector of the hidden vectors of training images"
     hidden = features(model, x)
-    return _of_hidden(name, hidden, check_labels(y, len(x)).to(hidden.device))
+    return _of_hidden(name, hidden, check_labels(y, len(x), device=hidden.device))
 
 
 def _of_hidden(name: str, hidden: Tensor, y: Tensor) -> Score:

@@ -65,7 +65,7 @@ def evaluate(
       column, or an attack whose points are no images of the same shape.
     """
     x = _readable(x)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     if "clean" in (attacks := attacks or {}):
         raise ValueError('no attack can be called "clean": that is the name of the images as they are')
     if taken := [name for name in scores or () if name in _COLUMNS]:
@@ -120,7 +120,7 @@ def _rows(
         )
     hidden = any(getattr(score, "hidden", True) for score in scores.values())
     logits, features = outputs(model, z, batch_size) if hidden else (predict(model, z, batch_size), None)
-    y = check_labels(y, len(x), logits.shape[1])
+    y = check_labels(y, len(x), logits.shape[1], device=x.device)
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     passes = found.passes if isinstance(found, Found) else none
     columns = _columns(logits, y, z - x, passes) | {s: f(logits, features) for s, f in scores.items()}

@@ -175,7 +175,7 @@ def accuracy(
 
     Raises TypeError, ValueError: bad images, or anything but one label for each.
     """
-    y = check_labels(y, len(x)).to(x.device)
+    y = check_labels(y, len(x), device=x.device)
     return (predict(model, x, batch_size).argmax(1) == y).float().mean().item()
 
 # %% ../nbs/foundations/29_training.ipynb #0b74526e
@@ -218,7 +218,7 @@ def fit(
     Raises FloatingPointError: the loss became NaN or infinite.
     """
     x = _readable(x)
-    y = check_labels(y, len(x), classes=predict(model, x[:1]).shape[1])
+    y = check_labels(y, len(x), device=x.device, classes=predict(model, x[:1]).shape[1])
     held, stop_at, resume = _watched(watch)
     given, checkpoint = (model, x, y, loss, recipe, seed, held, stop_at), None
     if resume:

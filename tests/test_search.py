@@ -1094,6 +1094,14 @@ def test_images_and_labels_on_the_gpu_with_the_model():
     assert there.x.is_cuda and torch.allclose(here.x, there.x.cpu(), atol=1e-6)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("use", USES)
+def test_labels_may_lie_on_another_device_than_the_images(use):
+    model, x, y = tiny(dtype=torch.float64).cuda(), images(dtype=torch.float64).cuda(), labels()
+    here, there = USES[use](model, x, y), USES[use](model, x, y.cuda())
+    assert torch.equal(here.x, there.x) if hasattr(here, "x") else here == there
+
+
 # Gradients that are no numbers
 
 class Backwards(nn.Module):

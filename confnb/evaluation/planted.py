@@ -176,7 +176,7 @@ def planted_mistakes(
     x, ball = check_images(x), as_ball(ball, len(x))
     if getattr(getattr(ball, "eps", None), "ndim", 0):
         raise ValueError("mistakes are planted in sets of one radius; call it once for each image of its own")
-    y, draws = check_labels(y, len(x)), check_count(how["draws"], "draws")
+    y, draws = check_labels(y, len(x), device=x.device), check_count(how["draws"], "draws")
     rule = how["score"], check_number(how["threshold"], "threshold")
     rows = []
     for i in range(len(x)):

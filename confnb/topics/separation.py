@@ -99,7 +99,7 @@ def confident_points(
     Source: Wu et al. (2018), section 5.
     """
     x = check_images(x)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     _check_p(p)
     ball = as_ball(ball, len(x))
     climb["seed"] = seeds = streams(climb.get("seed", 0), len(x))

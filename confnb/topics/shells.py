@@ -114,7 +114,7 @@ def check_shell_guarantee(
     Source: Wu et al. (2018), definition 6 and proposition 3.
     """
     x, z = check_images(x), check_images(z)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     if not radii.covered or z.shape != x.shape or ((z - x).abs() > radii.eta + 1e-5).any():
         raise ValueError(
             f"proposition 3 speaks of points z within eta = {radii.eta} of x, and asks for eta + xi <= delta"
@@ -198,7 +198,7 @@ def surrogate_attack(
     Raises TypeError, ValueError: bad images or labels.
     """
     x = check_images(x)
-    y = check_labels(y, len(x))
+    y = check_labels(y, len(x), device=x.device)
     ball = as_ball(ball, len(x))
     begin = "here" if start is None else start(shell, x, y, ball)
     usual = {

@@ -299,7 +299,7 @@ def _in_shards(
 ) -> pd.DataFrame:
     """Make the table of `evaluate` in pieces; attacks that cannot be cut are run as one piece each."""
     x = check_images(x)
-    y, n = check_labels(y, len(x)), len(x)
+    y, n = check_labels(y, len(x), device=x.device), len(x)
     if shards < 1:
         raise ValueError(f"shards must be at least 1, not {shards}")
     bound = [name for name, a in attacks.items() if any(thing is model for thing in _reached(a))]
