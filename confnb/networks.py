@@ -146,9 +146,8 @@ def shipped(
 
     Raises ValueError: they were changed since the card was written.
     """
-    key = recipe_key(recipe)
     for folder in zoo_folders().values():
-        if (card := read_card(folder / CARD)).key == key and (folder / WEIGHTS).exists():
+        if (card := read_card(folder / CARD)).key == recipe_key(recipe) and (folder / WEIGHTS).exists():
             return _checked(folder / WEIGHTS, card)
     return None
 
@@ -311,15 +310,16 @@ def load_model(
     card, weights = read_entry(name), zoo_folders()[name] / WEIGHTS
     found = _checked(weights, card) if weights.exists() else shipped(card.recipe)
     if found is None:
-        raise ValueError(f"{name} ships without weights; load_or_train with the recipe on its card trains it")
+        raise ValueError(
+            f"{name} ships without weights; its card trains it: c = read_entry({name!r}).recipe; load_or_train(c['network'], load_data({name.partition('/')[0]!r}), from_words(c['loss']), from_words(c['recipe']), c['seed'], **c['settings'])"
+        )
     model = load_weights(_built(card.recipe), found).to(pick_device(device)).eval()
     return wrapped(_answering(model, from_words(card.recipe["loss"])), card.wrapper, device)
 
 
 def _built(recipe: dict[str, Any]) -> nn.Module:
     "The network of a recipe before its training"
-    name = recipe["network"]
-    kind = name if name in ARCHITECTURES else _public(name)
+    kind = name if (name := recipe["network"]) in ARCHITECTURES else _public(name)
     return build(kind, recipe["shape"], recipe["classes"], recipe["seed"], **recipe["settings"])
 
 # %% ../nbs/foundations/30_networks.ipynb #b0d616e7

@@ -210,8 +210,10 @@ def test_a_name_that_is_not_there_is_told(zoo, data):
     with pytest.raises(ValueError, match=r"no network 'digits/tinny' ships \(did you mean digits/tiny\?\)"):
         load_model("digits/tinny")
     (zoo / "digits/tiny" / WEIGHTS).unlink()
-    with pytest.raises(ValueError, match="digits/tiny ships without weights"):
+    with pytest.raises(ValueError, match="digits/tiny ships without weights; its card trains it: ") as e:
         load_model("digits/tiny")
+    call = str(e.value).partition("trains it: ")[2]
+    assert compile(call, "the message", "exec") and "load_data('digits')" in call  # it can be pasted
 
 
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "../a/b", "..", "a/..", "/a/b", ""])

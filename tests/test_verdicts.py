@@ -153,6 +153,11 @@ def test_a_second_run_stands_beside_the_first(tmp_path):
     head, _, picture, numbers = beside_texts(tmp_path / "nbs/reference/colour")
     assert head.startswith("# ") and "![](colour/mc-F2a.png)" in picture and r"| a | 0.1235 |" in numbers and r"numbers \| of \$t\$" in numbers
 
+    publish("hcnn-T4", plain, plain, "a topic of its own", tmp_path / "third/figures")
+    store_beside(tmp_path, tmp_path / "third", "colour")
+    told = pd.read_csv(tmp_path / "nbs/reference/colour/captions.csv")
+    assert told.id.tolist() == ["hcnn-T4", "mc-F2a", "mc-X5"]  # both topics', in the papers' order
+
 
 @pytest.mark.parametrize("name, sentence", [("Two Words", "one word in small letters"), ("../up", "one word in small letters"), ("empty", "holds no table or figure")])
 def test_what_is_no_second_run_is_refused(tmp_path, name, sentence):

@@ -89,6 +89,7 @@ class Board:
 # %% ../../nbs/evaluation/84_board.ipynb #7b88c710
 _OF_TOPICS = (
     "cnn-",
+    "madry-",
     "resnet",
 )  # networks of single experiments, which stand on a board only if they are named
 

@@ -249,11 +249,13 @@ def store_beside(
     if not re.fullmatch(r"[a-z][a-z0-9]*", name):
         raise UsageError(f"a second run is called by one word in small letters, such as colour, not {name!r}")
     told = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(run).glob("figures/*.json"))]
-    shown = sorted((t for t in told if not t["id"].endswith("-X0")), key=lambda t: _place(t["id"]))
+    shown = [t for t in told if not t["id"].endswith("-X0")]
     if not shown:
         raise UsageError(f"{run} holds no table or figure; `confnb reproduce` makes them")
     folder, private = root / "nbs/reference" / name, _private(root, Path(run))
-    files = {folder / CAPTIONS: _captions(shown)}
+    old = _rows(folder / CAPTIONS) if (folder / CAPTIONS).exists() else []  # of other topics
+    every = {t["id"]: t for t in [*old, *shown]}
+    files = {folder / CAPTIONS: _captions(sorted(every.values(), key=lambda t: _place(t["id"])))}
     for t in shown:
         file = f"{t['id']}.{'csv' if t['kind'] == 'table' else 'png'}"
         files[folder / file] = Path(run, "figures", file).read_bytes()
