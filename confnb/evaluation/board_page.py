@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..basics import template
-from .board_numbers import _short, board_sentences, board_table, ranked
+from .board_numbers import _short, board_sentences, ranked
 from .board_tables import Judged
 from .report_tables import SHARES
 from ..plots import STYLE
@@ -154,6 +155,7 @@ def _png(figure: Any) -> str:
 # %% ../../nbs/evaluation/83_board_page.ipynb #f4756ce2
 def board_html(
     found: Sequence[Judged],  # of `judge`
+    table: pd.DataFrame,  # of `board_table`
     title: str,  # of the data
     left_out: Mapping[str, str],  # by name, why
     facts: Mapping[str, Any],  # data, how, version, seconds
@@ -161,8 +163,7 @@ def board_html(
     """Make the page of a board, with everything in it."""
     import matplotlib.pyplot as plt
 
-    table, by = board_table(found), {one.name: one for one in found}
-    rows = []
+    by, rows = {one.name: one for one in found}, []
     with plt.rc_context(STYLE):
         for row in ({str(k): v for k, v in r.items()} for r in table.to_dict("records")):
             one = by[row["name"]]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,10 @@ class Board:
     data: str  # of `load_data`
     how: dict[str, Any]  # of `board_options`
     found: list[Judged]  # in the order of the names
+    table: pd.DataFrame  # of `board_table`: the numbers side by side, a row for each entry
     left_out: dict[str, str]  # by name, why
     seconds: float  # what it took this time
     page: Path | None = None  # that was written, or None
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Lay the numbers side by side, a row for each entry."""
-        return board_table(self.found)
 
     @property
     def sentences(self) -> list[str]:
@@ -125,7 +121,7 @@ def board(
         raise UsageError(
             "no entry could be judged: " + "; ".join(f"{n}: {why}" for n, why in left_out.items())
         )
-    made = Board(data, how, found, left_out, round(time.perf_counter() - start, 1))
+    made = Board(data, how, found, board_table(found), left_out, round(time.perf_counter() - start, 1))
     return made if folder is None else replace(made, page=write_board(made, folder))
 
 # %% ../../nbs/evaluation/84_board.ipynb #38c63aed
@@ -185,7 +181,7 @@ def write_board(
     """
     folder, title = _folder(out), load_data(made.data, parts=("test",)).title
     facts = {"data": made.data, "how": made.how, "version": versions()["confnb"], "seconds": made.seconds}
-    page = board_html(made.found, title, made.left_out, facts)
+    page = board_html(made.found, made.table, title, made.left_out, facts)
     rows = pd.concat([one.examples.assign(entry=one.name) for one in made.found], ignore_index=True)
     told = facts | {"sentences": made.sentences, "left out": made.left_out, "versions": versions()}
     with alone(folder, "board"):
