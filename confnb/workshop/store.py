@@ -293,7 +293,7 @@ def beside_texts(
     shows = {i.id: i.shows for i in IDENTIFIERS}
     name = folder.name
     texts = [
-        f"# The same, {name}\n\n> Tables and figures of a second run, beside those that stand in the topics' notebooks.",
+        f"# Another run: {name}\n\n> Tables and figures of a run beside the one that stands in the topics' notebooks.",
         "What was claimed, and what came out, stands in [the papers against this run](papers_against_this_run.ipynb), "
         f"marked *({name})*.",
     ]
