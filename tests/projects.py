@@ -158,6 +158,7 @@ def leaks(cells):
     texts = [t for c in cells if c["cell_type"] == "code" for o in c.get("outputs", ()) for t in (o.get("data") or {"text": o.get("text", "")}).values()]
     texts += [c["source"] for c in cells if c["cell_type"] != "code"]
     shown = "\n".join("".join(t) for t in texts if isinstance(t, str | list))
+    shown = re.sub(r"!\[[^\[\]]*\]\([^)\s]*\)", "a picture", shown)  # which may be a link; a link within its words is left, and seen
     found = re.findall(r".{0,40}(?:\[\[`|<Figure size|# noqa|__main__|No description|\]\([^)\s]*\)[^\[\]\n]*\]\().{0,40}", shown)
     fences = re.findall(r"(?s)```python\n(.*?)```", shown)
     found += [fence for fence in fences if re.search(r"\[`[^`]*`\]\(http", fence)]

@@ -59,7 +59,7 @@ def loss(model, z, y):
 # Exact on two classes and a linear model
 
 @given(seed=st.integers(0, 9999), eps=st.floats(0.01, 1))
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_one_sign_step_is_the_worst_point_of_a_linear_model(seed, eps):
     (model, w), x, y = linear(seed, gain=0.2), images(seed=seed), labels(seed=seed)  # with larger weights log p(target) rounds to 0
     uphill = (w[1 - y] - w[y]).reshape(x.shape).sign()
@@ -73,7 +73,7 @@ def test_one_sign_step_is_the_worst_point_of_a_linear_model(seed, eps):
 
 
 @given(seed=st.integers(0, 9999), eps=st.floats(0.01, 0.3))
-@settings(max_examples=40)
+@settings(max_examples=12)
 def test_one_normalised_step_is_the_worst_point_of_a_linear_model_inside_the_box(seed, eps):
     (model, w), x, y = linear(seed), 0.35 + 0.3 * images(seed=seed), labels(seed=seed)
     uphill = (w[1 - y] - w[y]).reshape(x.shape)
@@ -86,7 +86,7 @@ def test_one_normalised_step_is_the_worst_point_of_a_linear_model_inside_the_box
 
 
 @given(seed=st.integers(0, 9999), eps=st.floats(0.01, 1))
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_every_sign_attack_finds_the_worst_point_of_a_linear_model(seed, eps):
     (model, w), x, y = linear(seed, gain=0.2), images(seed=seed), labels(seed=seed)
     worst = (x + eps * (w[1 - y] - w[y]).reshape(x.shape).sign()).clamp(0, 1)
@@ -199,8 +199,7 @@ def torchattacks_apgd(model, x, y, ball, steps):
         return attack.perturb(x, y, best_loss=True)[1]
 
 
-@pytest.mark.parametrize("steps", [20, 60])
-@pytest.mark.parametrize("ball", [Linf(0.1), Linf(0.2), L2(0.8), L2(2.0)])
+@pytest.mark.parametrize("ball, steps", turns([Linf(0.1), Linf(0.2), L2(0.8), L2(2.0)], [20, 60], 2))
 def test_apgd_is_as_strong_as_that_of_torchattacks_and_as_pgd(digits, small_model, ball, steps):
     model, x, y = small_model.eval(), digits.x_test[:64], digits.y_test[:64]  # in single precision: torchattacks' knows no other
     mean = {name: loss(model, z, y).mean() for name, z in {

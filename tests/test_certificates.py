@@ -169,7 +169,7 @@ def test_linear_bounds_are_tighter_on_average_and_certificates_above_attacks(kin
     assert raw["crown-ibp"] > raw["ibp"] or kind == "maximum"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6), eps=st.floats(0.01, 0.9))
 def test_a_linear_model_of_two_classes_has_a_closed_form(seed, eps):
     model, w, b = linear(2, 9, 1.0, seed)

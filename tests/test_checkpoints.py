@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from toys import turns
 
 from confnb import training
 from confnb.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -83,20 +84,18 @@ def interrupted(model, steps, monkeypatch, loss=None, **settings):
         fit(model, X, Y, loss or CrossEntropyLoss(), resume=True, **settings)
 
 
-@pytest.mark.parametrize("kind", ["model_a", "drawing", "preact_resnet"])
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        SHORT,
-        replace(SHORT, optimizer="sgd", rate=0.05, augment=True, weight_decay=1e-3),
-        replace(SHORT, steps=11, one_cycle=True),
-        replace(SHORT, autocast=torch.bfloat16),
-    ],
-    ids=["adam", "sgd", "steps", "bfloat16"],
-)
-@pytest.mark.parametrize("after", [1, 2])
-def test_an_interrupted_training_ends_in_the_same_network(kind, recipe, after, monkeypatch, cache):
-    whole = network(kind)
+RECIPES = {
+    "adam": SHORT,
+    "sgd": replace(SHORT, optimizer="sgd", rate=0.05, augment=True, weight_decay=1e-3),
+    "steps": replace(SHORT, steps=11, one_cycle=True),
+    "bfloat16": replace(SHORT, autocast=torch.bfloat16),
+}
+EARLIER = [(kind, after) for kind in ("model_a", "drawing", "preact_resnet") for after in (1, 2)]
+
+
+@pytest.mark.parametrize("kind, after, name", turns(EARLIER, RECIPES, 2))
+def test_an_interrupted_training_ends_in_the_same_network(kind, after, name, monkeypatch, cache):
+    whole, recipe = network(kind), RECIPES[name]
     told = fit(whole, X, Y, recipe=recipe, seed=3, held=HELD)
     interrupted(network(kind), after, monkeypatch, recipe=recipe, seed=3, held=HELD)
     assert len(list((cache / "training").iterdir())) == 1

@@ -16,11 +16,11 @@ from toys import SOAK
 
 from confnb.attacks import pgd, uniform_noise
 
-CASES, MANY = 216, 1500  # of seed 4 the first 216 call every function
+CASES, MANY = 168, 1500  # of seed 194 the first 168 call every function
 USUAL = {"model": "plain", "x": "good", "y": "good", "ball": "Linf(0.1)", "context": "plain"}
 
 
-@pytest.mark.parametrize("seed, cases", [(4, CASES), pytest.param(0, MANY, marks=SOAK)])
+@pytest.mark.parametrize("seed, cases", [(194, CASES), pytest.param(0, MANY, marks=SOAK)])
 def test_no_odd_call_gives_a_wrong_result_or_anothers_words(seed, cases):
     done = [run(case(seed, number)) for number in range(cases)]
     assert len({o.case.function for o in done}) == len(FUNCTIONS) and sum(o.verdict == "right" for o in done) > cases / 4

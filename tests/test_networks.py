@@ -245,7 +245,7 @@ def test_every_entry_of_the_package_is_whole_and_the_wheel_stays_small():
     assert size <= 12 * 2**20
 
 
-@pytest.mark.parametrize("name", ["digits/undefended", pytest.param("digits/cnn-1bit", marks=SOAK), "digits/resnet8-rce-seed0"])
+@pytest.mark.parametrize("name", ["digits/cnn-undefended", "digits/resnet8-rce-seed0", *(pytest.param(f"digits/{n}", marks=SOAK) for n in ("undefended", "cnn-1bit"))])
 def test_a_digits_entry_that_is_trained_again_is_the_same_network(name, tmp_path, monkeypatch):
     card, shipped_model, digits = networks.read_entry(name), load_model(name, "cpu"), load_data("digits")
     r = card.recipe

@@ -228,6 +228,7 @@ def test_leaks_are_found():
     said = [
         "[[`a`](u)](v)",
         "see [by [`a`](u) b](v)",
+        "[![of [`a`](u)](p.png)](v)",
         "<Figure size 5x5 with 1 Axes>",
         "x:__main__.A",
         "# noqa: B008",
@@ -236,6 +237,7 @@ def test_leaks_are_found():
     assert (
         all(len(leaks([text(s)])) == 1 for s in said)
         and leaks([text("[`a`](u) and [b](v), x[[1, 2]]")]) == []
+        and leaks([text("[![a picture that is a link](p.png)](v) and ![a](q.png) beside [b](v)")]) == []
     )
     assert leaks(
         [code("f()  # noqa: F"), code("x", outputs=[{"data": {"text/plain": "<Figure size 1x1>"}}])]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from projects import TOPICS, WAIT, numbers_of, numbers_project, tables
+from toys import turns
 
 from confnb.adapters import from_foolbox, from_torchattacks
 from confnb.attacks import pgd, uniform_noise
@@ -93,8 +94,7 @@ class Wrapped:
         return self.attack(model, x, y)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 5])
-@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("shards, threads", turns([1, 2, 5], [0, 2], 2))
 def test_a_seed_that_nobody_sees_is_the_wholes_too(subject, shards, threads):
     model, x, y = subject
     foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
@@ -330,5 +330,5 @@ def test_a_task_gets_the_gpus_that_were_asked_for(cluster):
 
 def test_the_most_confident_mistakes_of_a_part_are_those_of_the_whole(subject):
     model, x, y = subject
-    chosen = {"mc": lambda model, x, y: max_confidence(model, x, y, Linf(0.1), seed=2), "restarts": partial(max_confidence, ball=Linf(0.1), restarts=2)}
+    chosen = {"mc": lambda model, x, y: max_confidence(model, x, y, Linf(0.1), seed=2), "restarts": partial(max_confidence, ball=Linf(0.1), effort="quick", restarts=2)}
     assert_frame_equal(evaluate_sharded(model, x, y, chosen, shards=3), evaluate(model, x, y, chosen), rtol=1e-3, atol=1e-3)
