@@ -38,6 +38,7 @@ from confnb.images import stratified_order
 from confnb.maxconfidence import max_confidence
 from confnb.models import build, outputs
 from confnb.networks import load_model, load_or_train
+from confnb.objectives import WrongConfidence
 from confnb.runtime import logits_of, predict
 from confnb.search import maximize
 from confnb.sets import L2, Linf
@@ -203,7 +204,8 @@ def test_chance_is_the_smallest_number_of_right_answers_that_luck_does_not_expla
 
 def test_an_attack_is_followed_and_the_model_keeps_no_hook(small_model, digits):
     x, y, ball = digits.x_test[:1], digits.y_test[:1], Linf(0.1)
-    trail = following.follow(small_model, x, y, ball, partial(pgd, ball=ball, steps=12))
+    climb = lambda model, x, y: maximize(model, WrongConfidence(y), x, ball, steps=12)  # noqa: E731 - what is followed is what it climbs
+    trail = following.follow(small_model, x, y, ball, climb)
     assert len(trail.seen) >= 13 and not small_model._forward_pre_hooks and trail.returned == pytest.approx(float(trail.seen.max()), abs=1e-4)
     assert (trail.best.diff() >= 0).all()
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,17 @@ from confnb.architectures import Normalize
 from confnb.attacks import pgd
 from confnb.cache import cache_dir
 from confnb.data import load_data
-from confnb.evaluation import checks, loading, report_page, report_tables, reporting, signs, specs, summary
+from confnb.evaluation import (
+    checks,
+    loading,
+    report_page,
+    report_tables,
+    reporting,
+    signs,
+    specs,
+    summary,
+    trust,
+)
 from confnb.evaluation import command as command_module
 from confnb.found import bundle
 from confnb.maxconfidence import max_confidence
@@ -55,7 +66,7 @@ from confnb.sets import Linf
 
 NOT_A_MODEL = 3
 
-def net(shape, classes, filters=8):
+def net(shape, classes, filters=4):
     return model_a(shape, classes, filters)
 
 def wide(shape, classes, filters):
@@ -145,8 +156,10 @@ def test_the_command_and_python_say_the_same(home, digits, small_model):
     assert found.summary == json.loads((one / "manifest.json").read_text())["summary"] and found.page == two.relative_to(home) / "index.html"
 
 
-def test_the_page_needs_nothing_beside_it_and_the_manifest_knows_every_file(home):
-    assert command(*USUAL, "--out", "mine").exit_code == 0
+def test_the_page_needs_nothing_beside_it_and_the_manifest_knows_every_file(home, monkeypatch, less):
+    usual = trust.REPORT_EFFORTS["standard"]  # a quick report has no figure of radii
+    monkeypatch.setitem(trust.REPORT_EFFORTS, "standard", replace(usual, few=less.few, planted=less.planted, trails=less.trails, queries=less.queries))
+    assert command(*changed(USUAL, points="12"), "--out", "mine").exit_code == 0
     folder = home / "mine"
     page, told = (folder / "index.html").read_text(), json.loads((folder / "manifest.json").read_text())
     assert not re.search(r"<(?:script|link|iframe)\b|(?:src|href)=\"(?!data:)|url\(", page) and page.count("<figure><img src=\"data:image/png;base64,") == 5
@@ -158,7 +171,7 @@ def test_the_page_needs_nothing_beside_it_and_the_manifest_knows_every_file(home
     assert {p.stem for p in folder.glob("*.png")} <= {p.stem for p in folder.glob("*.csv")}
     assert told["versions"]["torch"] and told["device"].startswith("cpu") and told["seconds"] > 0
     assert told["parameters"] == {"data": "scikit-learn digits (16 x 16)", "threat": "linf:0.1", "attacks": ["noise", "pgd"], "detectors": ["confidence", "max-logit", "entropy"],
-                                  "reject": None, "effort": "standard", "held": "the training set", "points": 20, "seed": 0, "model": "own_nets:net", "weights": "own.safetensors", "mean": None, "std": None, "option": []}
+                                  "reject": None, "effort": "standard", "held": "the training set", "points": 12, "seed": 0, "model": "own_nets:net", "weights": "own.safetensors", "mean": None, "std": None, "option": []}
 
 
 @pytest.mark.usefixtures("few_tries", "no_drawing")
@@ -272,7 +285,7 @@ def test_another_option_is_another_model(home, digits, small_model, few_tries):
 def test_normalisation_outside_and_inside_are_the_same_model(home, digits, small_model):
     inner = nn.Sequential(*list(small_model)[1:])
     assert isinstance(small_model[0], Normalize)
-    (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 8))[1:])\n")
+    (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 4))[1:])\n")
     save_weights(inner, "inner.safetensors")
     outside = loading.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
     torch.testing.assert_close(predict(outside, digits.x_test), predict(small_model, digits.x_test))
