@@ -44,7 +44,7 @@ def digits():
 @pytest.fixture(scope="session")
 def small_model(digits):
     "A small Model A, right on most digits and far from certain: its gradients do not vanish"
-    return load_or_train("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=3e-3), device="cpu", filters=4)
+    return load_or_train("model_a", digits, recipe=Recipe(epochs=5, batch_size=32, rate=2e-3), device="cpu", filters=8)
 
 
 @pytest.fixture(scope="session")
