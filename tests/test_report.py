@@ -66,7 +66,7 @@ from confnb.sets import Linf
 
 NOT_A_MODEL = 3
 
-def net(shape, classes, filters=4):
+def net(shape, classes, filters=8):
     return model_a(shape, classes, filters)
 
 def wide(shape, classes, filters):
@@ -285,7 +285,7 @@ def test_another_option_is_another_model(home, digits, small_model, few_tries):
 def test_normalisation_outside_and_inside_are_the_same_model(home, digits, small_model):
     inner = nn.Sequential(*list(small_model)[1:])
     assert isinstance(small_model[0], Normalize)
-    (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 4))[1:])\n")
+    (home / "inner_nets.py").write_text("import torch\nfrom confnb.models import model_a\ndef net(shape, classes):\n    return torch.nn.Sequential(*list(model_a(shape, classes, 8))[1:])\n")
     save_weights(inner, "inner.safetensors")
     outside = loading.model_from("inner_nets:net", digits, "inner.safetensors", mean=[0.5], std=[0.5])
     torch.testing.assert_close(predict(outside, digits.x_test), predict(small_model, digits.x_test))
