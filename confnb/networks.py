@@ -65,12 +65,8 @@ def training_recipe(
     """
     if not isinstance(data.x_train, Tensor):
         raise NoWords("images that are read as they are needed have no hash on a card")
-    found = {
-        "network": _architecture_name(name),
-        "settings": in_words(settings),
-        "shape": list(data.shape),
-        "classes": data.classes,
-    }
+    found = {"network": _architecture_name(name), "settings": in_words(settings)}
+    found |= {"shape": list(data.shape), "classes": data.classes}
     found |= {"images": len(data.x_train), "images_sha256": _hash(data.x_train, data.y_train)}
     found |= {"loss": in_words(loss), "recipe": in_words(recipe), "seed": seed}
     if stop_at is not None:
@@ -146,8 +142,9 @@ def shipped(
 
     Raises ValueError: they were changed since the card was written.
     """
+    key = recipe_key(recipe)
     for folder in zoo_folders().values():
-        if (card := read_card(folder / CARD)).key == recipe_key(recipe) and (folder / WEIGHTS).exists():
+        if (card := read_card(folder / CARD)).key == key and (folder / WEIGHTS).exists():
             return _checked(folder / WEIGHTS, card)
     return None
 
@@ -319,7 +316,8 @@ def load_model(
 
 def _built(recipe: dict[str, Any]) -> nn.Module:
     "The network of a recipe before its training"
-    kind = name if (name := recipe["network"]) in ARCHITECTURES else _public(name)
+    name = recipe["network"]
+    kind = name if name in ARCHITECTURES else _public(name)
     return build(kind, recipe["shape"], recipe["classes"], recipe["seed"], **recipe["settings"])
 
 # %% ../nbs/foundations/30_networks.ipynb #b0d616e7
