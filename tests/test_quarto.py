@@ -13,6 +13,7 @@ import yaml
 from projects import leaks
 
 from confnb.workshop import quarto
+from confnb.workshop.markdown import PICTURES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -276,7 +277,7 @@ def test_every_figure_of_a_processed_page_has_a_description(processed):
         c
         for cells in processed.values()
         for c in cells
-        if any("image/png" in o.get("data", ()) for o in c.get("outputs", ()))
+        if any(set(PICTURES) & set(o.get("data", ())) for o in c.get("outputs", ()))
     ]
     assert len(drawn) > 4 and all(options(Cell(source="".join(c["source"]))).get("fig-alt") for c in drawn)
     assert sum("fig-cap" in "".join(c["source"]) for c in drawn) >= 3
