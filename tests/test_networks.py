@@ -269,6 +269,11 @@ def test_the_zoo_and_the_cache_are_listed(zoo, data, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("digits/tiny\n  model_a(filters=2); ") and "Adversarial(ball=Linf(eps=0.1), steps=1); Recipe(epochs=1, batch_size=64), seed 0" in said
     assert f"right on {100 * row.right:.1f} % of 50 test images" in said and zoo_table().iloc[0].drop("name").equals(cached_table().iloc[0].drop("name"))
+    keep(weights_of(zoo.parent / "cache"), "digits/same", zoo)  # the same weights, which lie there once
+    assert zoo_table().MB.notna().all() and "without weights" not in said
+    (zoo / "digits/tiny" / WEIGHTS).unlink()
+    zoo_command()
+    assert capsys.readouterr().out.count("; by its recipe alone, without weights") == 2
 
 
 def test_a_reverse_classifier_comes_as_it_answers():

@@ -17,6 +17,7 @@ from toys import turns
 from confnb.adapters import from_foolbox, from_torchattacks
 from confnb.attacks import pgd, uniform_noise
 from confnb.basics import UsageError
+from confnb.evaluation.boards import board
 from confnb.evaluation.specs import ProjectOutside
 from confnb.maxconfidence import max_confidence
 from confnb.models import build
@@ -297,6 +298,24 @@ def test_topics_survive_a_node_that_dies(cluster, tmp_path, monkeypatch):
     assert len(ran) == 3 and set(ran) == {"10_separation", "30_maxconfidence"}
     assert tables(root / "runs/digits") == numbers_of(*TOPICS)
     assert staleness.why_stale(plan, plan.topics[0]) is None and staleness.why_stale(plan, plan.topics[1]) is None
+
+
+@pytest.mark.slow
+def test_a_board_is_judged_by_the_nodes_as_it_is_here(cluster, tmp_path, monkeypatch):
+    names, said = ["digits/undefended", "digits/nobody"], []
+
+    def judged(submit=None):
+        return board(names, "digits", submit=submit, say=said.append, images=4, effort="quick")
+
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "nodes"))
+    with on_ray(cluster[0].address) as submit:
+        there = judged(submit)
+    assert any((tmp_path / "nodes").rglob("*")), "the nodes remember nothing"
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "here"))
+    here = judged()
+    assert_frame_equal(there.table, here.table, rtol=1e-3, atol=1e-4)
+    assert there.left_out == here.left_out and list(here.left_out) == ["digits/nobody"]
+    assert there.sentences == here.sentences
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def _settings(words: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_briefly(value)}" for name, value in words.items())
 
 # %% ../../nbs/evaluation/78_zoo.ipynb #c71f0257
-def _row(name: str, card: Card, weights: Path) -> dict[str, Any]:
+def _row(name: str, card: Card, weights: Path | None) -> dict[str, Any]:
     "What a table tells of a network"
     recipe = card.recipe
     return {
@@ -46,7 +46,7 @@ def _row(name: str, card: Card, weights: Path) -> dict[str, Any]:
         "training": f"{_briefly(recipe['recipe'])}, seed {recipe['seed']}",
         "right": card.accuracy,
         "of": card.tested,
-        "MB": round(weights.stat().st_size / 2**20, 2) if weights.exists() else None,
+        "MB": round(weights.stat().st_size / 2**20, 2) if weights else None,
     }
 
 
@@ -57,10 +57,14 @@ def zoo_table() -> pd.DataFrame:
     """List the networks that ship.
 
     A row for each has the `name` for `load_model`, the network, the data, the loss and the recipe of its training,
-    the share of test images that it is `right` on and `of` how many that is, and the size of its weights in MB.
+    the share of test images that it is `right` on and `of` how many that is, and the size of its weights in MB: those of
+    another entry where both are of one training, none where the recipe ships alone.
     """
-    rows = [_row(name, read_card(folder / CARD), folder / WEIGHTS) for name, folder in zoo_folders().items()]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    cards = {name: read_card(folder / CARD) for name, folder in zoo_folders().items()}
+    lie = {
+        cards[name].key: file for name, folder in zoo_folders().items() if (file := folder / WEIGHTS).exists()
+    }
+    return pd.DataFrame([_row(n, card, lie.get(card.key)) for n, card in cards.items()], columns=_COLUMNS)
 
 # %% ../../nbs/evaluation/78_zoo.ipynb #872a4368
 def cached_table() -> pd.DataFrame:
@@ -81,6 +85,7 @@ def zoo_command(
         typer.echo("no network was trained here yet" if cached else "no network ships with this version")
     for row in table.to_dict("records"):
         tested = f"; right on {100 * row['right']:.1f} % of {row['of']:,} test images" if row["of"] else ""
+        tested += "; by its recipe alone, without weights" if pd.isna(row["MB"]) else ""
         typer.echo(
             f"{row['name']}\n  {row['network']}; {row['data']}{tested}\n  {row['loss']}; {row['training']}"
         )
