@@ -140,6 +140,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_the_command_and_python_say_the_same(home, digits, small_model):
     done = command(*SHORT, "--out", "runs/mine")
     assert done.exit_code == 0, done.output
@@ -188,6 +189,7 @@ def test_everything_at_once(home, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_killed_and_called_again_goes_on(home):
     done = command(*changed(SHORT, attacks="own_nets:brighter,own_nets:stopped"), "--out", "mine")
     assert done.exit_code == 130 and "goes on from there" in done.output and not (home / "mine").exists()
@@ -201,6 +203,7 @@ def test_killed_and_called_again_goes_on(home):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries")
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
     reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST)
     before = contents(home / "mine")
@@ -245,6 +248,7 @@ def test_models_of_torchvision_and_timm(colours, spec, normalisation):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_a_model_of_timm_from_the_command_line(colours):
     pytest.importorskip("timm")
     words = ["--model", "timm:test_resnet.r160_in1k", "--data", "npz:own.npz", "--threat", "linf:8/255", "--attacks", "fgsm", "--points", "6", "--effort", "quick", "--force", "--std", "0.2,0.2,0.2"]
@@ -636,6 +640,7 @@ def alone(model, digits, attack, **given):
 
 @pytest.mark.parametrize("attack, lost", [(leaving, 20), pytest.param(astray, 11, marks=pytest.mark.soak), pytest.param(lazy, 0, marks=pytest.mark.soak)])
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_points_outside_the_set_are_counted(home, small_model, digits, attack, lost):
     for _ in range(2):  # the second time from the cache
         found = alone(small_model, digits, attack, out="mine", effort="quick")
@@ -681,6 +686,7 @@ def test_an_attack_that_looks_for_the_nearest_mistake_may_find_none_inside(small
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_warnings_of_an_attack_are_on_the_page_in_the_summary_and_still_given(home, small_model, digits):
     with pytest.warns(NoGradient, match="3 of 20"), pytest.warns(UserWarning, match="something else"):
         first = alone(small_model, digits, murmuring, out="mine", effort="quick")
@@ -702,6 +708,7 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits,
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
     for _ in "computed", "from the cache":
@@ -873,6 +880,7 @@ def test_a_report_is_not_written_over_somebody_elses_files(home, small_model, di
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries")
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
     reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **LEAST)
@@ -891,6 +899,7 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_mo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_two_reports_do_not_write_one_folder(home, small_model, digits):
     with report_page._alone(home / "mine"):
         with pytest.raises(basics.UsageError, match="another report is at work in mine; wait for it, or name another folder"):
@@ -981,6 +990,7 @@ def test_a_detector_that_gives_no_score_is_refused_before_the_attacks(small_mode
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("few_tries")
 def test_a_lambda_and_an_attack_that_cannot_be_remembered_have_a_report(small_model, digits, tmp_path):
     for eps in 0.02, 0.1:
         found = reporting.report(small_model, digits, "linf:0.1", {"a": lambda *given: max_confidence(*given, Linf(eps), effort="quick")}, {}, **FEW)  # noqa: B023
@@ -1002,6 +1012,7 @@ def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_drawing")
 def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
     found = reporting.report(small_model, digits, "linf:8/255", out="mine", **QUICK | dict(attacks=None))
     assert found.sound and found.summary[2].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
