@@ -24,9 +24,9 @@ test: setup in-step notebooks
 check: setup
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m confnb.workshop.check
 
-# the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page
+# the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page; one more at a time than there are cores, since they wait a lot
 slow: setup
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow and not soak"
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder -m "slow and not soak"
 
 # what takes very long: the same on more networks and seeds
 soak: setup
@@ -39,7 +39,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "confnb needs Python 3.10 or later; name one: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"  # Python compiles what is imported
 	@touch $@
 
 # the library is what the notebooks export, the notebooks are clean, and the README is the front page
