@@ -161,13 +161,14 @@ def show_images(
         figsize=(size * columns, (size + (0.32 if titles else 0)) * rows),
         squeeze=False,
         layout="constrained",
+        subplot_kw={"xticks": [], "yticks": []},
     )
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
         picture = image.detach().cpu().permute(1, 2, 0)
         ax.imshow((picture.expand(-1, -1, 3) if picture.shape[2] == 1 else picture).numpy(), vmin=0, vmax=1)
-        ax.set_title(titles[i] if titles else "", fontsize=7)
+        ax.set_title(titles[i] if titles else "", fontsize=7, y=1.0)
     return fig
 
 # %% ../nbs/foundations/35_plots.ipynb #ce9bc230
