@@ -434,8 +434,7 @@ def test_the_negative_of_the_negative_is_the_image():
     assert not once.passes.any()
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack, batch_size", turns(ATTACKS, [1, 4], 2))
 def test_attacks_do_not_depend_on_the_batch_size(attack, batch_size):
     model, x, y = tiny(), images(), labels(classes=4)
     whole, parts = ATTACKS[attack](model, x, y), ATTACKS[attack](model, x, y, batch_size=batch_size)
@@ -693,7 +692,7 @@ def test_models_without_a_gradient_are_attacked_and_named(attack, context, name)
     assert sound(attack, found, model, x) and torch.equal(found.x, expected.x)
 
 
-@pytest.mark.parametrize("attack, context", turns(ATTACKS, list(CONTEXTS)[1:], 2))
+@pytest.mark.parametrize("attack, context", turns(ATTACKS, list(CONTEXTS)[1:], 4))
 def test_the_callers_context_and_defaults_change_no_point(attack, context):
     model, x, y = tiny().float(), images().float(), labels(classes=4)
     expected = ATTACKS[attack](model, x, y)
@@ -713,8 +712,7 @@ def test_everything_may_have_been_made_in_inference_mode(attack):
 
 
 @pytest.mark.filterwarnings("ignore::confnb.objectives.NoGradient")
-@pytest.mark.parametrize("name", IN_PLACE)
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack, name", turns(ATTACKS, list(IN_PLACE), 3))
 def test_a_model_that_changes_its_input_changes_no_point(attack, name):
     model, x, y = Changed(IN_PLACE[name]), images().float(), labels(classes=4)
     kept = x.clone()

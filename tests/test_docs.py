@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from projects import leaks
+from toys import SOAK
 
 from confnb.workshop import api_pages, in_step
 from confnb.workshop import docs_build as made
@@ -222,7 +223,8 @@ def test_pandoc_understands_every_citation():
         pandoc("As said [@nobody2000].", "--citeproc", f"--bibliography={NBS / 'references.bib'}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+# every sixth; all of them are made into pages, and their links followed, by the slow tests
+@pytest.mark.parametrize("page", [pytest.param(p, id=name(p), marks=SOAK * (i % 6 > 0)) for i, p in enumerate(PAGES)])
 def test_pandoc_understands_every_formula_and_heading(page):
     html = pandoc(text_of(page))
     missing = [a for a in anchors_of(text for _, text, _ in made.headings(page)) if f'id="{a}"' not in html]

@@ -545,7 +545,7 @@ def test_checks_find_nothing_on_an_honest_model(small_model, digits):
     assert names == "" and found.sound and found.summary[0].startswith("sound: all 24 checks") and len(found.tables["checks"]) == 24
 
 
-@pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), (Masked, "the loss has gradients"), (Drawing, "the same answer twice"), (DrawingGlobally, "the same answer twice")])
+@pytest.mark.parametrize("kind, says", [(Saturated, "the loss has gradients"), pytest.param(Masked, "the loss has gradients", marks=SOAK), pytest.param(Drawing, "the same answer twice", marks=SOAK), (DrawingGlobally, "the same answer twice")])
 @pytest.mark.filterwarnings("ignore")
 def test_checks_see_through(kind, says, small_model, digits, few_tries):
     names, found = odd(kind(small_model), digits, **FEW)
@@ -652,10 +652,10 @@ def test_points_outside_the_set_are_counted(home, small_model, digits, attack, l
         assert check.fine == (lost == 0) and found.manifest["outside"] == {"mine": lost}
 
 
-LONG = [pytest.param(n, marks=SOAK) for n in "cw_l2 cw_hc ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
+LONG = [pytest.param(n, marks=SOAK) for n in "jsma foolbox:L2PGD cw_l2 cw_hc ddn cw_l2_fast torchattacks:PGDL2 torchattacks:CW".split()]
 
 
-@pytest.mark.parametrize("name", [*LONG, *"jsma negative foolbox:L2PGD torchattacks:OnePixel".split()])
+@pytest.mark.parametrize("name", [*LONG, "negative", "torchattacks:OnePixel"])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("few_tries")
 def test_an_attack_of_another_norm_does_not_look_harmless(small_model, digits, name):
@@ -839,7 +839,7 @@ def test_a_model_whose_answer_depends_on_the_batch_is_seen(small_model, digits):
 # models of other numbers
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", [pytest.param("bfloat16", marks=SOAK), "int8"])
 @pytest.mark.filterwarnings("ignore")
 def test_bfloat16_and_int8_models_have_a_report(small_model, digits, kind, few_tries):
     model = copy.deepcopy(small_model)
@@ -1050,7 +1050,7 @@ def test_a_factory_may_import_what_lies_beside_it(home, digits):
     assert predict(loading.model_from("lazy_nets:net", digits), digits.x_test[:2]).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["foolbox:LinfPGD", "torchattacks:PGD"])
+@pytest.mark.parametrize("name", ["foolbox:LinfPGD", pytest.param("torchattacks:PGD", marks=SOAK)])
 def test_attacks_of_other_libraries_are_remembered(small_model, digits, name, few_tries):
     pytest.importorskip(name.split(":")[0])
     for _ in range(2):

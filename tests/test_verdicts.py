@@ -131,6 +131,8 @@ def test_verdicts_of_a_run_take_the_place_of_those_of_the_same_papers(tmp_path):
     table = pd.read_csv(path)
     assert table.key.tolist() == ["hcnn", "mc"] and table.claim[1] == CLAIMS[1].claim
     assert _store_verdicts(tmp_path, tmp_path) is None and path.exists()
+    _store_verdicts(tmp_path, tmp_path / "first", shown="a topic that shows **hcnn-X0.** alone")
+    assert pd.read_csv(path).key.tolist() == ["hcnn", "mc"], "a topic that was not stored keeps its verdicts"
 
 
 def test_a_second_run_stands_beside_the_first(tmp_path):

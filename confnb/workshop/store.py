@@ -43,7 +43,7 @@ def store_outputs(
     texts = {t.notebook: _stored(t.notebook, executed[t.stem], Path(run), root) for t in chosen}
     for path, text in texts.items():
         write_text(path, text)
-    _store_verdicts(root, run)
+    _store_verdicts(root, run, shown="".join(texts.values()))
     return list(texts)
 
 # %% ../../nbs/workshop/92_store.ipynb #ed63536c
@@ -152,9 +152,11 @@ def _store_verdicts(
     root: Path,  # the checkout
     run: str | Path,  # a folder that `reproduce` wrote
     name: str = "",  # of a second run, whose verdicts stand beside those of the reference run
+    shown: str | None = None,  # notebooks that show the tables to be put there; None: all of them
 ) -> Path | None:  # the file, if the run has tables of claims
     """Put the verdicts of a run in the place of those of the same papers and the same name."""
     found = {p.stem.removesuffix("-X0"): _rows(p) for p in sorted(Path(run).glob("figures/*-X0.csv"))}
+    found = {key: rows for key, rows in found.items() if shown is None or f"**{key}-X0.**" in shown}
     fresh = [
         {"key": key, "run": name, **row} for key, rows in found.items() for row in rows if "verdict" in row
     ]
