@@ -24,9 +24,9 @@ test: setup in-step notebooks
 check: setup
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m confnb.workshop.check
 
-# the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page; one more at a time than there are cores, since they wait a lot
+# the tests that take long: nodes that die, full disks, killed runs, types, a browser at every page
 slow: setup
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder -m "slow and not soak"
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow and not soak"
 
 # what takes very long: the same on more networks and seeds
 soak: setup
