@@ -274,6 +274,8 @@ def test_the_zoo_and_the_cache_are_listed(zoo, data, monkeypatch, capsys):
     (zoo / "digits/tiny" / WEIGHTS).unlink()
     zoo_command()
     assert capsys.readouterr().out.count("; by its recipe alone, without weights") == 2
+    weights_of(zoo.parent / "cache").unlink()
+    assert cached_table().MB.isna().all(), "a card of the cache whose weights are gone is listed too"
 
 
 def test_a_reverse_classifier_comes_as_it_answers():

@@ -46,7 +46,7 @@ def _row(name: str, card: Card, weights: Path | None) -> dict[str, Any]:
         "training": f"{_briefly(recipe['recipe'])}, seed {recipe['seed']}",
         "right": card.accuracy,
         "of": card.tested,
-        "MB": round(weights.stat().st_size / 2**20, 2) if weights else None,
+        "MB": round(weights.stat().st_size / 2**20, 2) if weights and weights.exists() else None,
     }
 
 
@@ -60,10 +60,9 @@ def zoo_table() -> pd.DataFrame:
     the share of test images that it is `right` on and `of` how many that is, and the size of its weights in MB: those of
     another entry where both are of one training, none where the recipe ships alone.
     """
-    cards = {name: read_card(folder / CARD) for name, folder in zoo_folders().items()}
-    lie = {
-        cards[name].key: file for name, folder in zoo_folders().items() if (file := folder / WEIGHTS).exists()
-    }
+    folders = zoo_folders()
+    cards = {name: read_card(folder / CARD) for name, folder in folders.items()}
+    lie = {cards[name].key: file for name, f in folders.items() if (file := f / WEIGHTS).exists()}
     return pd.DataFrame([_row(n, card, lie.get(card.key)) for n, card in cards.items()], columns=_COLUMNS)
 
 # %% ../../nbs/evaluation/78_zoo.ipynb #872a4368
