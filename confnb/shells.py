@@ -91,8 +91,9 @@ class Unrolled(nn.Module):
         self.model, self.xi, self.steps, self.rate = model, xi, steps, rate
 
     def forward(self, x: Tensor) -> Tensor:
+        wanted = torch.is_grad_enabled()  # otherwise no graph is kept of the search
         with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_()
+            x = x if x.requires_grad and wanted else x.detach().requires_grad_()
             with torch.no_grad():
                 classes = self.model(x[:1]).shape[1]
             begin = x.repeat_interleave(classes, 0)
@@ -100,9 +101,9 @@ class Unrolled(nn.Module):
             u = torch.zeros_like(begin)
             for _ in range(self.steps):
                 z = self._inside(begin, u)
-                (slope,) = torch.autograd.grad(LogOdds(target)(self.model(z)).sum(), z, create_graph=True)
+                (slope,) = torch.autograd.grad(LogOdds(target)(self.model(z)).sum(), z, create_graph=wanted)
                 u = u + self.rate * slope / (slope.square().mean((1, 2, 3), keepdim=True) + 1e-20).sqrt()
-            return LogOdds(target)(self.model(self._inside(begin, u))).reshape(-1, classes)
+        return LogOdds(target)(self.model(self._inside(begin, u))).reshape(-1, classes)
 
     def _inside(self, x: Tensor, u: Tensor) -> Tensor:
         return (x + self.xi * u.tanh()).clamp(0, 1)

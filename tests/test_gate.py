@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -188,7 +189,15 @@ def test_float64_is_compared_where_the_model_can_be_asked_in_it(small_model, dig
         def forward(self, x):
             return small_model(x.float())
 
+    class WithGraph(Coarse):
+        def forward(self, x):
+            with torch.enable_grad():
+                return self.model(x.requires_grad_())
+
     x = digits.x_test[:30]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert signs._in_float64(WithGraph(), x).of == len(x) and not heard
     assert not signs._in_float64(Coarse(), x).fine and signs._in_float64(small_model, x).fine
     assert signs._in_float64(Coarse(), x, steady=False).of == 0 and small_model[1].weight.dtype == torch.float32
 

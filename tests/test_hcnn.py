@@ -401,7 +401,10 @@ def test_unrolled_gradient_against_finite_differences(steps):
     through_start_only = gradient(lambda z: log_odds(model(z)), x, lambda out: out[:, 0])
     assert (gradient(module, x, lambda out: out[:, 0]) - through_start_only).abs().max() > 1e-4
     with torch.no_grad():
+        assert not module(x.clone().requires_grad_()).requires_grad  # no graph of the search is kept
         torch.testing.assert_close(module(x), module(x.clone().requires_grad_()).detach())
+    torch.testing.assert_close(module(x), predict(module, x))
+    assert module(x).requires_grad and not predict(module, x).requires_grad
     assert (module(x).amax(1) >= log_odds(model(x)).amax(1)).all()  # it climbs
 
 

@@ -106,7 +106,7 @@ def _in_float64(model: nn.Module, x: Tensor, steady: bool = True) -> Indicator:
         exact = copy.deepcopy(model).double()
         with borrow(exact), torch.no_grad():
             fine = exact(few.to(device_of(exact)).double())
-        fine = getattr(fine, "logits", fine).softmax(1)
+        fine = getattr(fine, "logits", fine).detach().softmax(1)
         mine = predict(model, few).to(fine).softmax(1)
         apart = (mine - fine).abs().amax(1)
         bad, of = (int((apart > _PRECISION).sum()), len(few)) if steady else (0, 0)
