@@ -107,7 +107,7 @@ class _Multiplications(TorchDispatchMode):
         return out
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #7ae837c5
-_CHEAP = 4  # passes that an answer may cost and still be asked for on all images
+_CHEAP = 16  # passes that an answer may cost and still be asked for on all images
 _FEWEST = 30  # images that an entry is judged on at least, where there are as many
 
 
@@ -115,7 +115,7 @@ def affordable_images(
     images: int,  # that an entry of ordinary cost is judged on
     passes: float,  # that an answer costs, of `forward_passes`
 ) -> int:
-    """Say on how many images an entry is judged: in proportion fewer where an answer costs more than four passes."""
+    """Say on how many images an entry is judged: in proportion fewer where an answer costs more than sixteen passes."""
     return max(min(images, _FEWEST), int(images * _CHEAP / passes)) if passes > _CHEAP else images
 
 # %% ../../nbs/evaluation/80_board_entries.ipynb #3e848399

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..basics import UsageError, need, write_text
 from .parameters import checkout, topics
-from .store import _MOST_SVG, _checked, _joined, _outputs_of, _private
+from .store import _MOST_SVG, _checked, _clean_text, _joined, _outputs_of, _private
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00007
 _BOTH_KINDS = """
@@ -83,7 +83,7 @@ def fresh_outputs(
         if wanted[number]:
             cell["outputs"] = [_light(_checked(o, path.name, number, private)) for o in _outputs_of(made)]
             count += bool(cell["outputs"])
-    write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, _clean_text(notebook))
     return count
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00017

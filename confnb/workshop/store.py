@@ -49,8 +49,6 @@ def store_outputs(
 # %% ../../nbs/workshop/92_store.ipynb #ed63536c
 def _stored(source: Path, executed: Path, run: Path, root: Path) -> str:
     """Make the text of the notebook `source` with the outputs of `executed`, a notebook of that run."""
-    from nbdev.clean import clean_nb
-
     private = _private(root, run)
 
     notebook, ran = (json.loads(p.read_text(encoding="utf-8")) for p in (source, executed))
@@ -72,10 +70,17 @@ def _stored(source: Path, executed: Path, run: Path, root: Path) -> str:
         raise UsageError(
             f"{changed}: {len(notebook['cells'])} cells, then {len(made)}; run it again, then store"
         )
+    return _clean_text(notebook)
+
+# %% ../../nbs/workshop/92_store.ipynb #79f1c4c9
+def _clean_text(notebook: dict[str, Any]) -> str:
+    "A notebook as it is written, with nothing that `nbdev_clean` would take away"
+    from nbdev.clean import clean_nb
+
     clean_nb(notebook, allowed_cell_metadata_keys=["tags"])
     return json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
-# %% ../../nbs/workshop/92_store.ipynb #79f1c4c9
+
 def _joined(text: Any) -> str:
     return text if isinstance(text, str) else "".join(text or ())
 
