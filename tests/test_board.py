@@ -467,3 +467,11 @@ def test_a_press_on_a_head_sorts(browser, tmp_path):
     assert column(0) == sorted(column(0)) and sum(h.get_attribute("aria-sort") is not None for h in heads) == 1
     width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert width <= 0, "the page itself does not scroll sideways"
+
+
+def test_what_stands_on_a_board_without_being_named():
+    mnist, digits = boards._own("mnist"), boards._own("digits")
+    assert len(mnist) >= 16 and len(digits) >= 12 and boards._own("nothing") == []
+    assert "mnist/pgd-shell" not in mnist and "digits/pgd-shell" in digits  # on larger images it takes an hour
+    assert {"mnist/pgd-shell", "mnist/resnet8-ce-seed0"} <= set(zoo_folders())
+    assert not [n for n in mnist + digits if n.split("/")[1].startswith(("resnet", "cnn-", "madry-"))]
