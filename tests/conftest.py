@@ -107,6 +107,9 @@ def browser(tmp_path_factory):
         "no-first-run",
         "disable-dev-shm-usage",
         "hide-scrollbars",
+        "disable-extensions",
+        "in-process-gpu",
+        "disable-features=BackForwardCache,SpareRendererForSitePerProcess",  # no page is gone back to
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(f"--{flag}")
