@@ -46,7 +46,7 @@ def lines(tmp_path_factory):
 def test_the_library_is_typed(lines):
     assert [line for line in lines[:-1] if "error:" in line and not line.startswith("use.py")] == []
     in_files, checked = map(int, re.search(r"in (\d+) files? \(checked (\d+) source files", lines[-1]).groups())
-    assert in_files == 1 and checked == 1 + len(list((ROOT / "confnb").rglob("*.py"))) - 1, lines[-1]  # use.py, and all but _modidx.py
+    assert in_files == 1 and checked >= len(list((ROOT / "confnb").rglob("*.py"))), lines[-1]  # folders are counted too
 
 
 @pytest.mark.slow
