@@ -1,5 +1,8 @@
+import os
 import shutil
+import sys
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -14,6 +17,19 @@ from confnb.training import Recipe
 settings.register_profile("confnb", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("confnb")
+
+
+# jsonschema, and with it nbformat, papermill and Jupyter, loads rfc3987_syntax where it finds it, which takes every process 3.5 seconds to build grammars of addresses that nobody asks for
+sys.modules.setdefault("rfc3987_syntax", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_grammars_of_addresses(tmp_path_factory):
+    "Nor do the processes that tests start load it"
+    (folder := tmp_path_factory.mktemp("left_out")).joinpath("rfc3987_syntax.py").write_text("raise ImportError('left out by the tests')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)])))
+        yield
 
 
 # files that take minutes come first, so that no worker is left with one when the others are done
@@ -62,8 +78,13 @@ def few_tries(monkeypatch, less):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    "The figures of a page are files without a picture: for tests that do not look at them"
-    monkeypatch.setattr(report_page, "_save", lambda figure, stem: [stem.with_name(f"{stem.name}.{kind}").touch() for kind in ("png", "svg")])
+    "The figures of a page are files without a picture, each of other bytes: for tests that do not look at them"
+    from matplotlib.figure import Figure
+
+    for name in ("success", "calibration", "outcome", "detector", "radius", "sample"):
+        monkeypatch.setattr(report_page, f"{name}_figure", lambda *given: Figure())
+    number = count()
+    monkeypatch.setattr(report_page, "_save", lambda figure, stem: [stem.with_name(f"{stem.name}.{kind}").write_text(f"{next(number)}") for kind in ("png", "svg")])
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +107,9 @@ def browser(tmp_path_factory):
         "no-first-run",
         "disable-dev-shm-usage",
         "hide-scrollbars",
+        "disable-extensions",
+        "in-process-gpu",
+        "disable-features=BackForwardCache,SpareRendererForSitePerProcess",  # no page is gone back to
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(f"--{flag}")

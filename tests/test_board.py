@@ -325,7 +325,7 @@ def test_who_stands_still_in_every_way_says_so():
 
 @pytest.mark.slow
 def test_an_evaluation_that_fails_its_tests_is_made_again_in_more_ways():
-    entry, few = board_entry("digits/good-noise"), dict(images=20, effort="quick")
+    entry, few = board_entry("digits/good-noise"), dict(images=12, effort="quick")
     found = board_tables._judged(entry, DIGITS, board_options("digits", **few))
     case = board_tables._case(entry, DIGITS, Linf(0.2), effort_of("quick"), board_options("digits", **few))
     race = attack_from("maxconfidence", Linf(0.2), effort="quick")

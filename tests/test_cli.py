@@ -472,12 +472,13 @@ def test_what_confnb_says_on_purpose_is_told_from_a_slip():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_two_evaluations_do_not_write_one_folder(nets, capsys, monkeypatch):
-    code = "import sys, time; from pathlib import Path; from confnb.evaluation import report_page\nwith report_page._alone(Path('mine')): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from pathlib import Path; from confnb.basics import alone\nwith alone(Path('mine'), what='report'): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         status, out, err = evaluate(capsys, monkeypatch)
         assert status == 2 and "another report is at work in mine; wait for it" in err
         other.kill()
         other.wait()
-    assert evaluate(capsys, monkeypatch)[0] == 0, "a killed one holds nothing"
+    assert evaluate(capsys, monkeypatch, effort="quick")[0] == 0, "a killed one holds nothing"

@@ -27,7 +27,7 @@ NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not {".ipynb_checkp
 NUMBERED = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
 TOPICS = [p for p in NOTEBOOKS if p.parent.name == "topics" and p.stem != "index"]
 DEV = ["papermill", "nbdev", "execnb", "jupyter", "jupyterlab", "jupyter_core", "nbconvert", "nbformat", "nbclient", "IPython", "ipykernel", "pytest"]
-LAZY = ["matplotlib", "seaborn"]
+LAZY = ["matplotlib", "seaborn", "timm", "transformers", "huggingface_hub", "robustbench"]
 
 
 def file(module):

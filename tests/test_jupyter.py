@@ -60,8 +60,8 @@ class Server:
         raise AssertionError(f"JupyterLab did not answer: {self.log.read_text()[-2000:]}")
 
 
-    def close(self, seconds=20):
-        "End the server; one that is still busy with its kernels on a loaded machine is killed, with all that it started"
+    def close(self, seconds=2):
+        "End the server; one that waits for its kernels, as it does while a browser looks at it, is killed, with all that it started"
         self.process.terminate()
         try:
             self.process.wait(seconds)

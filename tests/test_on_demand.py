@@ -247,7 +247,7 @@ print(len(table), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images():
-    "200 images of 3 x 224 x 224 are 115 MiB, of which a batch is 5; the allocator is given some room"
-    done = subprocess.run([sys.executable, "-c", MEMORY, "200"], capture_output=True, text=True, check=True)
+    "120 images of 3 x 224 x 224 are 69 MiB, of which a batch is 5; the allocator is given some room"
+    done = subprocess.run([sys.executable, "-c", MEMORY, "120"], capture_output=True, text=True, check=True)
     rows, grown = map(float, done.stdout.split())
-    assert rows == 400 and grown < 40
+    assert rows == 240 and grown < 40

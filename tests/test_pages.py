@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -229,19 +230,33 @@ def offline(tmp_path_factory):
     return folder
 
 
+class Marks(HTMLParser):
+    """What a page is linked to by, and what it links to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.marks, self.links = set(), []
+        self.feed(re.sub(r'<span class="[^"<>]*">|</span>', "", text))  # most tags of a page, and none of these is a mark or a link
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.marks |= {given["id"]} if "id" in given else set()
+        if tag == "a":
+            self.marks |= {given["name"]} if "name" in given else set()
+            self.links += [given["href"]] if "href" in given else []
+
+
 def broken(folder):
     """The links of all pages below `folder` that lead to no file, or to no mark in it."""
-    from bs4 import BeautifulSoup
-
-    pages = {p.resolve(): BeautifulSoup(without_pictures(p), "html.parser") for p in folder.rglob("*.html")}
-    marks = {p: {e["id"] for e in soup(id=True)} | {e["name"] for e in soup("a", attrs={"name": True})} for p, soup in pages.items()}
+    pages = {p.resolve(): Marks(without_pictures(p)) for p in folder.rglob("*.html")}
     wrong = []
-    for page, soup in pages.items():
-        for link in (a["href"] for a in soup("a", href=True) if not re.match(r"\w+:", a["href"])):
+    for page, found in pages.items():
+        for link in (href for href in found.links if not re.match(r"\w+:", href)):
             path, _, place = link.partition("#")
             there = (page.parent / unquote(urlparse(path).path)).resolve() if path else page
             there = there / "index.html" if there.is_dir() else there
-            if not there.exists() or place and there in marks and unquote(place) not in marks[there]:
+            if not there.exists() or place and there in pages and unquote(place) not in pages[there].marks:
                 wrong.append(f"{page.relative_to(folder.resolve())}: {link}")
     return wrong
 

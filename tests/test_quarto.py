@@ -197,10 +197,10 @@ def test_articles_fold_what_is_long():
 @pytest.fixture(scope="module")
 def processed(tmp_path_factory):
     """Pages as nbdev hands them to Quarto: an essay, a topic, a recipe and an API page."""
-    from confnb.workshop import api_pages
+    from confnb.workshop import api_pages, docs_build
 
     out = tmp_path_factory.mktemp("processed")
-    (out / "api.ipynb").write_text(api_pages._api(ROOT)["attacks"])
+    (out / "api.ipynb").write_text(api_pages._module(ROOT, "attacks", docs_build.modules(ROOT)["attacks"]))
     paths = [
         "nbs/foundations/22_attacks.ipynb",
         "nbs/topics/31_hcnn.ipynb",

@@ -38,7 +38,8 @@ class Bright(nn.Module):
         return torch.where(x.mean((1, 2, 3)) > 0.25, 1.0, 0.0) + 1e-3 * x.amax((1, 2, 3)) * x.mean((1, 2, 3))
 
 
-def test_a_report_with_a_rule_has_both_numbers(robust, digits, tmp_path, few_tries):
+@pytest.mark.usefixtures("few_tries", "no_drawing")
+def test_a_report_with_a_rule_has_both_numbers(robust, digits, tmp_path):
     found = report(robust, digits, RADIUS, out=tmp_path, effort="quick", points=20, reject=Bright(), say=lambda _: None)
     both = found.tables["reject"].set_index("attacker")
     assert both.loc[KNOWS, "mistakes accepted"] >= both.loc[UNAWARE, "mistakes accepted"] and (both.low <= both.high).all()

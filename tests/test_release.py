@@ -77,6 +77,7 @@ def test_wheel_and_sdist_hold_the_same_library(built):
     inside = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("confnb/")}
     packed = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
     there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "confnb").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert {"confnb/py.typed", "confnb/templates/report.html.j2", "confnb/templates/style.css"} <= inside
     assert inside == there and inside <= packed and {"settings.ini", "LICENSE", "README.md"} <= packed
     assert wheel.stat().st_size < 15e6
 

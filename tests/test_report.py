@@ -203,7 +203,7 @@ def test_killed_and_called_again_goes_on(home):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_tries")
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_a_page_that_is_there_is_whole(home, small_model, digits, monkeypatch):
     reporting.report(small_model, digits, "linf:0.1", out="mine", **LEAST)
     before = contents(home / "mine")
@@ -529,7 +529,7 @@ class Sure(Saturated):
 
 
 @pytest.mark.slow
-def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits):
+def test_a_model_whose_confidence_rounds_to_one_is_spoken_of(small_model, digits, few_tries):
     said = {kind: [s for s in odd(kind(small_model), digits, attacks=["noise"], effort="quick")[1].summary if "within 1e-06 of 1" in s] for kind in (nn.Sequential, Sure)}
     assert said[nn.Sequential] == [] and re.search(r"at [5-9]\d\.\d % of the images that the model gets right", said[Sure][0])
 
@@ -709,8 +709,9 @@ def test_what_an_attack_warns_of_is_not_lost_with_its_notes(small_model, digits,
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_tries", "no_drawing")
-def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits):
+def test_warnings_of_the_table_of_radii_are_on_the_page_too(home, small_model, digits, monkeypatch, less):
     "Noise needs no gradient, so that only the MaxConfidence attack at other radii finds that there is none"
+    monkeypatch.setitem(trust.REPORT_EFFORTS, "standard", replace(less, times=trust.REPORT_EFFORTS["standard"].times))
     for _ in "computed", "from the cache":
         found = reporting.report(Turned(small_model, 0.0), digits, "linf:0.1", **SMALL | {"attacks": ["noise"], "points": 8}, detectors={}, out="mine")
         said = found.tables["warnings"]
@@ -880,7 +881,7 @@ def test_a_report_is_not_written_over_somebody_elses_files(home, small_model, di
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_tries")
+@pytest.mark.usefixtures("few_tries", "no_drawing")
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(home, small_model, digits):
     foreign(home, "notes.txt")
     reporting.report(small_model, digits, "linf:0.1", out="mine", detectors=["entropy"], **LEAST)
@@ -1013,9 +1014,10 @@ def test_numbers_that_cannot_be_are_refused(small_model, digits, given, says):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_drawing")
-def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits):
+def test_a_threat_comes_back_as_it_was_asked(home, small_model, digits, monkeypatch, less):
     found = reporting.report(small_model, digits, "linf:8/255", out="mine", **QUICK | dict(attacks=None))
     assert found.sound and found.summary[2].startswith("Under linf:8/255 it is right on") and "threat linf:8/255." in found.page.read_text()
+    monkeypatch.setitem(trust.REPORT_EFFORTS, "quick", less)
     assert reporting.report(small_model, digits, Linf(0.1), **LEAST).manifest["parameters"]["threat"] == "Linf(0.1)"
 
 
@@ -1029,8 +1031,10 @@ def test_files_of_the_current_folder_are_run_only_when_they_are_asked_for(home):
         (home / f"{name}.py").write_text(SHADOW)
     (home / "own_nets.py").write_text("import helper_of_own_nets\nimport PIL.Image\n" + OWN)
     (home / "helper_of_own_nets.py").write_text("")
-    code = "import sys; from confnb.workshop.cli import main; main()"
-    words = [sys.executable, "-P", "-c", code, "evaluate", *SHORT, "--out", "mine"]
+    less = "from dataclasses import replace; from confnb.evaluation import trust; efforts = trust.REPORT_EFFORTS; "  # it is much that is run, and not often
+    less += "efforts['quick'] = replace(efforts['quick'], few=6, planted=2, trails=1, queries=20, steps=3); trust._MORE['quick'] = 'quick'; "
+    code = "import sys; " + less + "from confnb.workshop.cli import main; main()"
+    words = [sys.executable, "-P", "-c", code, "evaluate", *changed(SHORT, attacks="noise"), "--out", "mine"]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(reporting.__file__).parents[2])})
     assert done.returncode == 0, done.stderr
     assert (home / "mine/index.html").exists()

@@ -372,7 +372,7 @@ def test_one_attack_answers_every_p():
     assert [tuple(r) for r in curve[["chebyshev_low", "chebyshev_high"]].to_numpy()] == [s.chebyshev for s in singly]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(odds=st.lists(st.floats(-40, 40) | st.sampled_from([0.0, 1.0]), min_size=1, max_size=20), level=st.floats(0.1, 0.99))
 @pytest.mark.slow
 def test_the_curve_is_what_a_loop_counts_and_falls(odds, level):

@@ -211,13 +211,6 @@ def test_a_library_that_is_missing_is_named_with_the_line_that_brings_it(home, m
         model_from(spec, DIGITS)
 
 
-def test_no_library_is_loaded_before_it_is_asked_for():
-    import subprocess
-
-    code = "import sys, confnb.evaluation.loading; print([m for m in ('timm', 'transformers', 'huggingface_hub', 'robustbench') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
 def test_pickles_are_read_safely_only_within_the_block(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     before = dict(os.environ)
