@@ -1,6 +1,4 @@
-import os
 import shutil
-import sys
 from dataclasses import replace
 from itertools import count
 
@@ -17,19 +15,6 @@ from confnb.training import Recipe
 settings.register_profile("confnb", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("confnb")
-
-
-# jsonschema, and with it nbformat, papermill and Jupyter, loads rfc3987_syntax where it finds it, which takes every process 3.5 seconds to build grammars of addresses that nobody asks for
-sys.modules.setdefault("rfc3987_syntax", None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_grammars_of_addresses(tmp_path_factory):
-    "Nor do the processes that tests start load it"
-    (folder := tmp_path_factory.mktemp("left_out")).joinpath("rfc3987_syntax.py").write_text("raise ImportError('left out by the tests')\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)])))
-        yield
 
 
 # files that take minutes come first, so that no worker is left with one when the others are done

@@ -265,6 +265,15 @@ def test_no_pyarrow_is_required_that_runs_code_of_a_file():
     assert "14.0.0" not in pyarrow.specifier and "14.0.1" in pyarrow.specifier
 
 
+def test_no_process_builds_grammars_of_addresses():
+    "From 4.25 on jsonschema brings rfc3987-syntax, which takes 3.5 seconds in every process that loads nbformat"
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    (schema,) = (Requirement(r) for r in settings["DEFAULT"]["dev_requirements"].split() if r.startswith("jsonschema"))
+    assert "4.26.0" not in schema.specifier
+    assert not re.search(r"(?m)^rfc3987", (ROOT / "constraints.txt").read_text())
+
+
 def test_what_the_library_imports_is_required():
     "Every package imported anywhere is a requirement, or stands inside a function of the runner or the plots"
     settings = configparser.ConfigParser()
