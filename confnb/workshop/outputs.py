@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import UsageError, need, write_text
-from .parameters import checkout, topics
+from .parameters import checkout
 from .store import _MOST_SVG, _checked, _clean_text, _joined, _outputs_of, _private
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00007
@@ -75,7 +75,7 @@ def fresh_outputs(
 
     Raises UsageError: a cell failed, or an output cannot be stored.
     """
-    need("nbdev")
+    need("nbdev", "nbclient")
     notebook = json.loads(path.read_text(encoding="utf-8"))
     wanted = [_runs(c) and (every or not c["outputs"]) for c in notebook["cells"]]
     private, count = _private(checkout(), path.parent), 0
@@ -87,13 +87,18 @@ def fresh_outputs(
     return count
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00017
+def _has_parameters(path: Path) -> bool:
+    "Whether a notebook can be run with other parameters, as topics can: then its outputs are those of a run"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return any("parameters" in c["metadata"].get("tags", []) for c in cells)
+
+
 def _chosen(root: Path, names: Sequence[str]) -> list[Path]:
-    "The notebooks that are named; all but the topics, and but the pages of the API, where none is"
-    theirs = {t.notebook for t in topics(root)}
-    every = sorted(
-        p for p in (root / "nbs").rglob("[!_.]*.ipynb") if p not in theirs and p.parent.name != "api"
-    )
-    return [Path(n).resolve() for n in names] if names else every
+    "The notebooks that are named; without names all that have no parameters, but for the pages of the API"
+    if names:
+        return [Path(n).resolve() for n in names]
+    every = sorted(p for p in (root / "nbs").rglob("[!_.]*.ipynb") if p.parent.name != "api")
+    return [p for p in every if not _has_parameters(p)]
 
 
 def main(words: Sequence[str]) -> int:
