@@ -107,7 +107,7 @@ def main(words: Sequence[str]) -> int:
     for path in _chosen(checkout(), names):
         try:
             print(f"{path.name}: {fresh_outputs(path, '--all' in words)} cells", flush=True)
-        except (UsageError, OSError, ValueError) as e:
+        except (UsageError, OSError, ValueError, RuntimeError) as e:  # a kernel that dies is a RuntimeError
             print(f"{path.name}: {e}", file=sys.stderr)
             status = 1
     return status
