@@ -122,6 +122,7 @@ def test_the_cost_is_counted_in_passes_of_the_network(passes):
 
 def test_an_entry_whose_answers_cost_much_is_judged_on_fewer_images_and_the_board_says_so(monkeypatch, few_tries):
     monkeypatch.setattr("confnb.evaluation.board_entries._FEWEST", 2)
+    monkeypatch.setattr("confnb.evaluation.board_entries._CHEAP", 4)
     monkeypatch.setattr(board_tables, "_checks", lambda *_: [Indicator("all is well", 0, 5, 0.1, "m", "w", "a")])  # no attack is repeated
     asked, how = board_entry("digits/undefended"), board_options("digits", images=5, effort="quick")
     dear = replace(asked, name="digits/dear", model=Ensemble([asked.network] * 5))
