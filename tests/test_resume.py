@@ -247,6 +247,13 @@ def test_a_data_set_is_listed_once_for_a_grid(tmp_path, monkeypatch):
     assert listed == ["separation.npz"]
 
 
+@pytest.mark.parametrize("means, first", [({"jobs": 1}, ["30", "31", "32"]), ({"jobs": 2}, ["34", "33", "31"]), ({"ray": "auto"}, ["34", "33", "31"])], ids=str)
+def test_side_by_side_the_long_topics_begin_first(means, first):
+    plan = plans_module.plan(PACKAGE.parent, [])
+    turn = runs._in_turn({t.stem: (plan, t, {}) for t in plan.topics}, runs.RunOptions(**means))
+    assert [label[:2] for label, _ in turn][:3] == first and len(turn) == len(plan.topics)
+
+
 NAMED = {"mnist": "MNIST/raw/t10k-images-idx3-ubyte", "fashion-mnist": "FashionMNIST/raw/x", "cifar10": "cifar-10-batches-py/test_batch", "svhn": "test_32x32.mat",
          "imagenet": "imagenet/val/n01440764/1.JPEG"}
 

@@ -31,7 +31,7 @@ from confnb.workshop.staleness import (
     ours_in,
     why_stale,
 )
-from .topic_keys import _hash, key_of
+from .topic_keys import _code, _hash, key_of
 from .watching import RunReporter, progress_of
 
 # %% ../../nbs/workshop/90_runs.ipynb #bc861715
@@ -161,6 +161,13 @@ class RunOptions:
         return on_ray(self.ray, self.cpus, self.gpus) if self.ray else local(self.jobs)
 
 # %% ../../nbs/workshop/90_runs.ipynb #3795cc76
+def _in_turn(todo: dict[str, Any], means: RunOptions) -> list[tuple[str, Any]]:
+    "The topics in the order in which they begin: in their own one by one; side by side those with most code first, so that no long one is left alone at the end"
+    if means.jobs == 1 and not means.ray:
+        return list(todo.items())
+    return sorted(todo.items(), key=lambda labelled: -sum(map(len, _code(labelled[1][1].notebook))))
+
+
 def run_all(
     plans: dict[str, Plan],  # by their names in reports
     view: RunReporter,  # is told how it goes
@@ -181,13 +188,11 @@ def run_all(
     }
     if todo:
         with means.pool() as submit:
-            ran |= _watched(
-                {
-                    submit(run_topic, p, t, means.threads, k): (label, p, t)
-                    for label, (p, t, k) in todo.items()
-                },
-                view,
-            )
+            begun = {
+                submit(run_topic, p, t, means.threads, k): (label, p, t)
+                for label, (p, t, k) in _in_turn(todo, means)
+            }
+            ran |= _watched(begun, view)
     return {
         name: [ran[label] for label, (n, _, _) in zip(labels, every, strict=True) if n == name]
         for name in plans
