@@ -50,7 +50,7 @@ def test_a_picture_is_there_twice_and_the_same_each_time(filled):
 
 
 def test_a_heavy_svg_is_left_out(monkeypatch):
-    monkeypatch.setattr(outputs, "_MOST_SVG", 20)
+    monkeypatch.setattr("confnb.workshop.store._MOST_SVG", 20)
     light, heavy = (f"<?xml?><svg>{n * ' '}</svg>" for n in (1, 20))
     assert outputs._light({"data": {"image/svg+xml": light}})["data"] == {"image/svg+xml": ["<svg> </svg>"]}
     assert outputs._light({"data": {"image/png": "", "image/svg+xml": heavy}})["data"] == {"image/png": ""}

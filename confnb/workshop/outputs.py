@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..basics import UsageError, need, write_text
-from .parameters import checkout
-from .store import _MOST_SVG, _checked, _clean_text, _joined, _outputs_of, _private
+from .parameters import checkout, parameters_cell
+from .store import _checked, _clean_text, _joined, _outputs_of, _page_svg, _private
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00007
 _BOTH_KINDS = """
@@ -38,8 +38,8 @@ def _light(output: dict[str, Any]) -> dict[str, Any]:
     kept, data = {k: v for k, v in output.items() if k != "execution_count"}, dict(output.get("data", {}))
     if "execution_count" in output:
         kept["execution_count"] = None
-    if (text := _joined(data.pop("image/svg+xml", ""))) and len(text) <= _MOST_SVG:
-        data["image/svg+xml"] = text[text.index("<svg") :].splitlines(True)
+    if (text := _joined(data.pop("image/svg+xml", ""))) and (lines := _page_svg(text)):
+        data["image/svg+xml"] = lines
     return kept | ({"data": data} if data else {})
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00012
@@ -87,18 +87,12 @@ def fresh_outputs(
     return count
 
 # %% ../../nbs/workshop/93_outputs.ipynb #a7c00017
-def _has_parameters(path: Path) -> bool:
-    "Whether a notebook can be run with other parameters, as topics can: then its outputs are those of a run"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return any("parameters" in c["metadata"].get("tags", []) for c in cells)
-
-
 def _chosen(root: Path, names: Sequence[str]) -> list[Path]:
     "The notebooks that are named; without names all that have no parameters, but for the pages of the API"
     if names:
         return [Path(n).resolve() for n in names]
     every = sorted(p for p in (root / "nbs").rglob("[!_.]*.ipynb") if p.parent.name != "api")
-    return [p for p in every if not _has_parameters(p)]
+    return [p for p in every if not parameters_cell(p)]  # with them outputs are those of a run
 
 
 def main(words: Sequence[str]) -> int:

@@ -132,14 +132,19 @@ def _private(root: Path, run: Path) -> re.Pattern:
 _MOST_SVG = 300_000  # bytes
 
 
+def _page_svg(text: str) -> list[str]:
+    "The lines of an SVG within a page, without the head of its file; none where it is heavy"
+    return text[text.index("<svg") :].splitlines(True) if len(text.encode()) <= _MOST_SVG else []
+
+
 def _with_svg(outputs: list[dict[str, Any]], figures: Path) -> list[dict[str, Any]]:
     """Put beside the PNG of each published figure the SVG that its run wrote."""
     for output, caption in captioned(outputs):
         told = _CAPTION.match(caption)
         file = figures / f"{told[1] if told else ''}.svg"
-        if "image/png" in output.get("data", {}) and file.exists() and file.stat().st_size <= _MOST_SVG:
-            text = file.read_text(encoding="utf-8")
-            output["data"] = {**output["data"], "image/svg+xml": text[text.index("<svg") :].splitlines(True)}
+        if "image/png" in output.get("data", {}) and file.exists():
+            if lines := _page_svg(file.read_text(encoding="utf-8")):
+                output["data"] = {**output["data"], "image/svg+xml": lines}
     return outputs
 
 # %% ../../nbs/workshop/92_store.ipynb #40c13ab3
