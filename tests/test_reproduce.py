@@ -157,6 +157,19 @@ def test_store_refuses_changed_source_and_writes_nothing(run, home, tmp_path):
     assert path.read_text() == json.dumps(nb)
 
 
+def test_a_sentence_may_be_mended_without_a_new_run(run, home, tmp_path):
+    shutil.copytree(home / "nbs", tmp_path / "nbs")
+    shutil.copy(home / "settings.ini", tmp_path)
+    path = tmp_path / "nbs/topics/10_separation.ipynb"
+    nb = json.loads(path.read_text())
+    prose = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
+    prose["source"] = ["A better sentence."]
+    path.write_text(json.dumps(nb))
+    store.store_outputs(tmp_path, run[0], ["separation"])
+    stored = json.loads(path.read_text())["cells"]
+    assert stored[nb["cells"].index(prose)]["source"] == ["A better sentence."] and stored[3]["outputs"]
+
+
 def test_store_refuses_errors_and_paths(run, home, tmp_path):
     source = home / "nbs/topics/10_separation.ipynb"
     before = source.read_bytes()
