@@ -9,6 +9,8 @@ CASES ?= 15000
 BOARD := undefended pgd-linf.2 trades-linf.2 rectified-linf.2 smoothed regularised undefended-tempered certified-linf.1 crown-ibp-linf.1 interval-linf.1 good-noise rce
 DIGITS_BOARD = OMP_NUM_THREADS=1 $(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board $(BOARD:%=--only digits/%)
 export MPLBACKEND ?= agg
+# pip compiles nothing here, so Python must keep what it compiles, even where containers forbid it: each process that loads PyTorch starts in half the time
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: figures test check slow soak setup in-step notebooks reference sample pages preview-offline docs bench fuzz coverage clean
 
