@@ -5,6 +5,8 @@ STAMP := .venv/.installed
 PROFILE ?= digits
 JOBS ?= 2
 CASES ?= 15000
+# of `make test`; with "not soak" those that take long too
+TESTS ?= not slow
 # the entries of the digits board that `make figures` judges, on few images
 BOARD := undefended pgd-linf.2 trades-linf.2 rectified-linf.2 smoothed regularised undefended-tempered certified-linf.1 crown-ibp-linf.1 interval-linf.1 good-noise rce
 DIGITS_BOARD = OMP_NUM_THREADS=1 $(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board $(BOARD:%=--only digits/%)
@@ -19,7 +21,7 @@ figures: setup
 	$(DIGITS_BOARD)
 
 test: setup in-step notebooks
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
 
 # what one runs at every save, under 40 seconds: lint, types, and the tests that touch what has changed
