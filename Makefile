@@ -43,6 +43,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "confnb needs Python 3.10 or later; name one: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --upgrade pip  # one of 2023, as Python 3.11 brings it, takes twice as long to find the packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"  # Python compiles what is imported
 	@touch $@
 
