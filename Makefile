@@ -5,10 +5,14 @@ STAMP := .venv/.installed
 PROFILE ?= digits
 JOBS ?= 2
 CASES ?= 15000
+# of `make test`; with "not soak" those that take long too
+TESTS ?= not slow
 # the entries of the digits board that `make figures` judges, on few images
 BOARD := undefended pgd-linf.2 trades-linf.2 rectified-linf.2 smoothed regularised undefended-tempered certified-linf.1 crown-ibp-linf.1 interval-linf.1 good-noise rce
 DIGITS_BOARD = OMP_NUM_THREADS=1 $(BIN)/confnb board --data digits --images 30 --effort quick -j $(JOBS) --out runs/board $(BOARD:%=--only digits/%)
 export MPLBACKEND ?= agg
+# pip compiles nothing here, so Python must keep what it compiles, even where containers forbid it: each process that loads PyTorch starts in half the time
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: figures test check slow soak setup in-step notebooks reference sample pages preview-offline docs bench fuzz coverage clean
 
@@ -17,7 +21,7 @@ figures: setup
 	$(DIGITS_BOARD)
 
 test: setup in-step notebooks
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 	$(BIN)/confnb reproduce --profile digits --jobs $(JOBS) --out runs/test
 
 # what one runs at every save, under 40 seconds: lint, types, and the tests that touch what has changed
@@ -39,6 +43,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "confnb needs Python 3.10 or later; name one: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv (some minutes the first time)"
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --upgrade pip  # one of 2023, as Python 3.11 brings it, takes twice as long to find the packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"  # Python compiles what is imported
 	@touch $@
 

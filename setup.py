@@ -21,7 +21,7 @@ setuptools.setup(
     url=cfg["git_url"],
     packages=setuptools.find_packages(include=["confnb", "confnb.*"]),
     package_data={"confnb": ["py.typed", "*.pyi", "templates/*", "zoo/*/*/*"]},
-    include_package_data=True,
+    include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "ray": cfg["ray_requirements"].split()},

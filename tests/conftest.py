@@ -1,4 +1,5 @@
 import shutil
+import sys
 from dataclasses import replace
 from itertools import count
 
@@ -34,6 +35,7 @@ def cache_of_this_run(tmp_path_factory):
     "Nothing is read from the user's cache, or left in it"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONFNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(sys, "dont_write_bytecode", True)  # a module that a test writes anew within a second is read anew
         yield
 
 

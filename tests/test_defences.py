@@ -198,7 +198,7 @@ HONEST = {
 
 
 FAIR = [(kind, threat) for kind in HONEST for threat in (BALL, L2(1.0))]
-USUAL = [("MLP", L2(1.0))]  # the others in make soak; test_gate has an honest network in an L-infinity ball
+USUAL = [("MLP", L2(1.0))]  # the others in make soak; test_report has an honest network in an L-infinity ball
 
 
 @pytest.mark.parametrize("kind, threat", [pytest.param(*one, marks=[pytest.mark.soak] * (one not in USUAL)) for one in FAIR], ids=str)

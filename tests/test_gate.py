@@ -466,8 +466,9 @@ def test_every_broken_defence_is_flagged_and_named_or_its_number_is_right(defenc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.soak) for s in (1, 2))])
-@pytest.mark.parametrize("name", [NETS[0], *(pytest.param(n, marks=pytest.mark.soak) for n in NETS[1:])])
+@pytest.mark.soak  # test_report has an honest network in an L-infinity ball, and test_defences two in others
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NETS)
 def test_no_honest_network_is_flagged(name, digits, seed):
     found = judged(load_model(f"digits/{name}"), digits, seed)
     assert found.sound, found.summary[0]
