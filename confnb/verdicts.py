@@ -49,27 +49,18 @@ def over_seeds(
     values: Sequence[float],  # one from each seed, at least two
     name: str = "",  # of what was measured
     unit: str = "",
-    within: tuple[float, float] = (-math.inf, math.inf),  # the least and the largest value that there can be
 ) -> Estimate:
     """Estimate the mean over networks of several seeds, with Student's interval.
 
-    Values that are all the same, as shares at 0 or 100 % are, say nothing of the spread. What they do say is that few
-    networks have another value: at most 1 - .05^(1/n) of them, and these may have any value `within` the two ends.
-
-    Raises ValueError: fewer than two values.
+    Values that are all the same, as shares at 0 or 100 % are, say nothing of the spread: the interval is then endless.
     """
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval over seeds needs at least two of them, not {n}")
     mean = math.fsum(values) / n
-    if len(set(values)) == 1:
-        other = 1 - 0.05 ** (1 / n)
-        low, high = (values[0] + other * (end - values[0]) for end in within)
-        return Estimate(values[0], low, high, name, unit)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    low, high = max(mean - half, within[0]), min(mean + half, within[1])
-    return Estimate(mean, low, high, name, unit)
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if deviation else math.inf
+    return Estimate(mean, mean - half, mean + half, name, unit)
 
 # %% ../nbs/foundations/36_verdicts.ipynb #1bcec3c5
 def paired(

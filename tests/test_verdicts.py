@@ -177,22 +177,6 @@ def test_a_page_shows_every_verdict_and_nothing_is_read_as_markdown(tmp_path):
     assert "it is the code" in identities and "it is the code" not in claims
 
 
-@given(st.integers(2, 30), st.floats(0.01, 0.99))
-def test_seeds_that_agree_bound_a_share_as_often_as_they_say(n, different):
-    """Networks have 0 % or, a part of them, 100 %: where all n agree and the interval misses the mean, that is rare."""
-    missed = 0.0
-    for value, probability in ((0.0, (1 - different) ** n), (100.0, different**n)):
-        found = over_seeds([value] * n, within=(0.0, 100.0))
-        missed += probability * (not found.low <= 100 * different <= found.high)
-    assert missed <= 0.0501
-
-
-def test_no_interval_over_seeds_leaves_the_range_of_the_values():
-    found = over_seeds([99.0, 100.0, 100.0], within=(0.0, 100.0))
-    assert found.high == 100 and found.low == over_seeds([99.0, 100.0, 100.0]).low
-    assert over_seeds([0.0] * 14, within=(0, 100)).high == pytest.approx(100 * (1 - 0.05 ** (1 / 14)))
-
-
 def test_seeds_that_agree_to_the_last_digit_decide_nothing():
     alike = over_seeds([100.0, 100.0])
     assert (alike.value, alike.low, alike.high) == (100, -math.inf, math.inf)
