@@ -396,10 +396,11 @@ def test_the_command(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_workers_find_the_same(tmp_path, monkeypatch):
-    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "of two"))
     given = ["--images", "4", "--effort", "quick", "--workers", "2", "--only", "digits/undefended", "--only", "digits/regularised"]
     done = CliRunner().invoke(build_app("board"), ["board", *given, "--out", str(tmp_path / "two")])
     assert done.exit_code == 0, done.output
+    monkeypatch.setenv("CONFNB_CACHE", str(tmp_path / "of one"))  # nothing of what the workers remembered
     alone = board(["digits/undefended", "digits/regularised"], say=lambda line: None, **FEW | {"images": 4})
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two/board.csv"), pd.read_csv(write_board(alone, tmp_path / "one").parent / "board.csv"))
 

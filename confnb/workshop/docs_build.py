@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from .markdown import pandoc
+from .markdown import pandoc, title_of
 from .site import FIRST, ROOMS, room_title
 from .store import CAPTIONS, VERDICTS, beside_texts, verdict_texts
 
@@ -97,9 +97,10 @@ def headings(path: Path) -> Iterator[tuple[int, str, int]]:
 # %% ../../nbs/workshop/95_docs_build.ipynb #8cadd48a
 def title(path: Path) -> tuple[str, str]:
     """Read the title of a notebook and the line on what it is."""
-    head = re.match(r"# (?P<title>.+)\n\s*\n> (?P<says>.+)", cells(path)[0][1])
-    assert head, f"{path} does not begin with a title and a line on what it is"
-    return head["title"].strip(), head["says"].strip()
+    kind, source, _ = cells(path)[0]
+    found = title_of({"cells": [{"cell_type": kind, "source": source}]})
+    assert all(found), f"{path} does not begin with a title and a line on what it is"
+    return found
 
 # %% ../../nbs/workshop/95_docs_build.ipynb #5bc1772a
 def _pages(nbs: Path) -> list[Path]:
