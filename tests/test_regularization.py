@@ -272,6 +272,21 @@ def test_spheres_that_cannot_be_are_refused(wrong):
         spheres(**{"n": 10} | wrong)
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_what_the_first_activations_get_has_the_deviation_asked_for(scale):
+    x = as_pixels(spheres(400, 5)[0])
+    layers = list(SpheresMLP(5, 16, scale=scale).train())
+    before = layers.index(next(m for m in layers if isinstance(m, nn.ReLU)))
+    found = nn.Sequential(*layers[:before])(x).std(0, correction=0)
+    assert found.tolist() == pytest.approx([scale] * 16, rel=1e-3)
+
+
+def test_without_batch_norm_the_spheres_are_learned_by_linear_layers_alone():
+    plain = SpheresMLP(5, 16, norm=False)
+    assert [type(m) for m in list(plain)[2:]] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in sphere_network((1, 1, 5), 2, 16, 1, 2, norm=False).modules())
+
+
 def test_a_network_learns_spheres_at_any_precision():
     points, y = spheres(300, 2, seed=1)
     for w, a in (32, 32), (1, 32):
