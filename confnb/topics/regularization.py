@@ -10,6 +10,7 @@ __all__ = ['noise_images', 'fooling_images', 'offset_curve', 'expert_weights', '
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #e16791dd
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -227,14 +228,17 @@ class SpheresMLP(nn.Sequential):
         self,
         dimensions: int,  # D
         hidden: int = 1000,  # width of both hidden layers, 1,000 in Gilmer et al.
+        scale: float = 1.0,  # deviation of what the ReLUs get at the start: low precision clips it at 1
+        norm: bool = True,  # whether there is batch-norm
     ):
         if min(dimensions, hidden) < 1:
             raise ValueError(f"dimensions and hidden must be at least 1, not {dimensions} and {hidden}")
-        layers = [
-            block
-            for i in (dimensions, hidden)
-            for block in (nn.Linear(i, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
-        ]
+        layers: list[nn.Module] = []
+        for i in (dimensions, hidden):
+            normed = [nn.BatchNorm1d(hidden)] if norm else []
+            for layer in normed:
+                nn.init.constant_(layer.weight, scale)
+            layers += [nn.Linear(i, hidden), *normed, nn.ReLU()]
         super().__init__(nn.Flatten(), _Centre(), *layers, nn.Linear(hidden, 2))
 
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #c2b5f867
@@ -251,9 +255,10 @@ def sphere_network(
     hidden: int = 1000,  # width of both hidden layers
     w: int = 32,  # bits of the weights between the first and the last layer
     a: int = 32,  # bits of the activations there
+    **design: Any,  # `scale` and `norm` of `SpheresMLP`
 ) -> nn.Module:
     """Build a quantized `SpheresMLP` as `load_or_train` asks for a network."""
-    return quantize(SpheresMLP(shape[2], hidden), w, a)
+    return quantize(SpheresMLP(shape[2], hidden, **design), w, a)
 
 # %% ../../nbs/topics/34_regularization_quantization.ipynb #0a64df59
 def boundary_radius(
