@@ -1,14 +1,12 @@
 """Regularisers, fooling images, linear models, spheres, calibration and rays against plain computations."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
@@ -18,9 +16,8 @@ from toys import backwards, images
 from confnb.attacks import fgsm, offset_logits
 from confnb.data import EXTENT, as_pixels, spheres, two_classes, unsupported
 from confnb.images import split
-from confnb.losses import Adversarial, CrossEntropyLoss, WithL2, from_words
+from confnb.losses import Adversarial, CrossEntropyLoss, WithL2
 from confnb.models import build, dropped_filters, layers_of
-from confnb.networks import read_entry
 from confnb.quantization import quantize_weight, zero_gradients
 from confnb.runtime import generator, predict
 from confnb.sets import BOX, Linf
@@ -477,25 +474,3 @@ def test_dropped_filters_are_the_small_ones():
     layer = nn.Conv2d(2, 4, 3)
     layer.weight.data = torch.tensor([1.0, 0.04, 0.06, 0.0]).reshape(4, 1, 1, 1).expand(4, 2, 3, 3).clone()
     assert dropped_filters(layer).tolist() == [False, True, False, True] and dropped_filters(layer, 0.1).tolist() == [False, True, True, True]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Networks of the zoo that a profile takes in place of a training
-
-PROFILE = yaml.safe_load((Path(__file__).parents[1] / "nbs/profiles/mnist.yaml").read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("name", list(PROFILE["reg_pgd_zoo"]))
-def test_the_networks_that_stand_in_for_pgd_trainings_are_those_of_the_profile(name):
-    found, radius = read_entry(PROFILE["reg_pgd_zoo"][name]).recipe, float(name.split()[0])
-    loss, recipe = from_words(found["loss"]), from_words(found["recipe"])
-    if "L2" in name:
-        assert loss.coefficients == {0: PROFILE["reg_pgd_l2"], -1: PROFILE["reg_pgd_l2"]}
-        loss = loss.base
-    assert isinstance(loss, Adversarial) and loss.steps == PROFILE["reg_pgd_steps"]
-    assert radius in PROFILE["reg_pgd_eps"] and 0.19 < loss.ball.eps / radius < 0.23  # the deviation of CIFAR-10's images
-    settings = {"batch_size": PROFILE["batch_size"]} | PROFILE["reg_pgd_recipe"]
-    assert recipe == Recipe(epochs=PROFILE["reg_pgd_epochs"], rate=PROFILE["reg_cnn_rate"], **settings)
-    assert found["network"] == "three_layer_cnn" and found["seed"] == PROFILE["seed"] and found["images"] == 45_000
-    wanted = {"filters": PROFILE["reg_pgd_filters"], "stride": PROFILE["reg_cnn_stride"], "standardize": True}
-    assert found["settings"] == wanted
