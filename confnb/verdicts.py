@@ -85,10 +85,14 @@ class Holds:
     high: float = math.inf  # and below it
 
     def judge(self, found: Estimate) -> str:
-        """Say "yes" where the interval lies within the range, "no" where it lies outside, else "undecided"."""
+        """Say "yes" where the interval lies within the range, "no" where it lies outside, else "undecided".
+
+        An interval that only reaches an end of the range decides nothing; a number without an interval may lie on it.
+        """
         if math.isnan(found.value):
             return "undecided"
-        if self.low <= found.low and found.high <= self.high:
+        ends = (self.low, found.low), (found.high, self.high)
+        if all(a < b or a == b and (found.low == found.high or math.isinf(a)) for a, b in ends):
             return "yes"
         return "no" if found.high < self.low or found.low > self.high else "undecided"
 

@@ -47,7 +47,12 @@ def test_yes_means_all_of_the_interval_and_no_none_of_it(found, holds):
     points = np.linspace(found.low, found.high, 101)
     inside = (points >= holds.low) & (points <= holds.high)
     said = holds.judge(found)
-    assert (said == "yes") == (holds.low <= found.low and found.high <= holds.high)
+    point = found.low == found.high
+    assert (said == "yes") == (
+        holds.low <= found.low and found.high <= holds.high
+        if point
+        else holds.low < found.low and found.high < holds.high
+    )
     assert not (said == "yes" and not inside.all()) and not (said == "no" and inside.any())
     assert said in ("yes", "no") or found.low < found.high
 
@@ -175,6 +180,17 @@ def test_a_page_shows_every_verdict_and_nothing_is_read_as_markdown(tmp_path):
     assert head.startswith("# ") and counts.splitlines()[-1] == "| **all** | **1** | **1** | **0** | **1** |" and len(ANSWERS) == 4
     assert r"it falls \| by \*half\* at \$p\$ (Table 2)" in claims and "| yes |" in claims and "(ours) ours" in claims
     assert "it is the code" in identities and "it is the code" not in claims
+
+
+@pytest.mark.parametrize("found, said", [
+    (Estimate(-5, -13.5, 0), "undecided"),  # the difference may be none
+    (Estimate(-5, -13.5, -1e-9), "yes"),
+    (Estimate(0, 0, 0), "yes"),  # counted, not estimated
+    (Estimate(0.1, 0, 0.3), "undecided"),
+    (Estimate(0.1, 1e-9, 0.3), "no"),
+])  # fmt: skip
+def test_an_interval_that_touches_the_end_of_a_claim_does_not_decide_it(found, said):
+    assert Holds(high=0).judge(found) == said
 
 
 def test_seeds_that_agree_to_the_last_digit_decide_nothing():
