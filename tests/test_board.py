@@ -5,6 +5,7 @@ import re
 import warnings
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -477,3 +478,8 @@ def test_what_stands_on_a_board_without_being_named():
     assert "mnist/pgd-shell" not in mnist and "digits/pgd-shell" in digits  # on larger images it takes an hour
     assert {"mnist/pgd-shell", "mnist/resnet8-ce-seed0"} <= set(zoo_folders())
     assert not [n for n in mnist + digits if n.split("/")[1].startswith(("resnet", "cnn-", "madry-"))]
+
+
+def test_the_board_of_the_site_has_the_entries_that_the_command_would_judge():
+    page = (Path(__file__).parents[1] / "nbs/sample/board.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"<h3[^>]*>(mnist/[^<]+)<", page)) == set(boards._own("mnist"))
