@@ -49,18 +49,27 @@ def over_seeds(
     values: Sequence[float],  # one from each seed, at least two
     name: str = "",  # of what was measured
     unit: str = "",
+    within: tuple[float, float] = (-math.inf, math.inf),  # the least and the largest value that there can be
 ) -> Estimate:
     """Estimate the mean over networks of several seeds, with Student's interval.
 
-    Values that are all the same, as shares at 0 or 100 % are, say nothing of the spread: the interval is then endless.
+    Values that are all the same, as shares at 0 or 100 % are, say nothing of the spread. What they do say is that few
+    networks have another value: at most 1 - .05^(1/n) of them, and these may have any value `within` the two ends.
+
+    Raises ValueError: fewer than two values.
     """
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval over seeds needs at least two of them, not {n}")
     mean = math.fsum(values) / n
+    if len(set(values)) == 1:
+        other = 1 - 0.05 ** (1 / n)
+        low, high = (values[0] + other * (end - values[0]) for end in within)
+        return Estimate(values[0], low, high, name, unit)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if deviation else math.inf
-    return Estimate(mean, mean - half, mean + half, name, unit)
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    low, high = max(mean - half, within[0]), min(mean + half, within[1])
+    return Estimate(mean, low, high, name, unit)
 
 # %% ../nbs/foundations/36_verdicts.ipynb #1bcec3c5
 def paired(
@@ -83,6 +92,14 @@ class Holds:
 
     low: float = -math.inf  # the claim is true above it
     high: float = math.inf  # and below it
+    reported: float = (
+        math.nan
+    )  # by the paper, where the claim has one limit: what lacks a tenth of it is false
+
+    def __post_init__(self) -> None:
+        one_limit = math.isinf(self.low) != math.isinf(self.high)
+        if not math.isnan(self.reported) and not (one_limit and self.low < self.reported < self.high):
+            raise ValueError(f"{self.reported:g} was reported for a claim of two limits, or of another side")
 
     def judge(self, found: Estimate) -> str:
         """Say "yes" where the interval lies within the range, "no" where it lies outside, else "undecided".
@@ -94,12 +111,21 @@ class Holds:
         ends = (self.low, found.low), (found.high, self.high)
         if all(a < b or a == b and (found.low == found.high or math.isinf(a)) for a, b in ends):
             return "yes"
-        return "no" if found.high < self.low or found.low > self.high else "undecided"
+        low, high = map(self._tenth, (self.low, self.high))
+        return "no" if found.high < low or found.low > high else "undecided"
+
+    def _tenth(self, end: float) -> float:
+        far = math.isinf(end) or math.isnan(self.reported)
+        return end if far else end + (self.reported - end) / 10
 
     def __str__(self) -> str:
-        if self.low == -math.inf:
-            return f"below {self.high:g}"
-        return f"above {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+        if self.low > -math.inf and self.high < math.inf:
+            return f"between {self.low:g} and {self.high:g}"
+        side, other, end = (
+            ("above", "below", self.low) if self.high == math.inf else ("below", "above", self.high)
+        )
+        no = "" if math.isnan(self.reported) else f"; no where all {other} {self._tenth(end):g}"
+        return f"{side} {end:g}{no}"
 
 # %% ../nbs/foundations/36_verdicts.ipynb #0e4ef9ed
 @dataclass(frozen=True)

@@ -193,7 +193,44 @@ def test_an_interval_that_touches_the_end_of_a_claim_does_not_decide_it(found, s
     assert Holds(high=0).judge(found) == said
 
 
+@given(st.integers(2, 30), st.floats(0.01, 0.99))
+def test_seeds_that_agree_bound_a_share_as_often_as_they_say(n, different):
+    """Networks have 0 % or, a part of them, 100 %: where all n agree and the interval misses the mean, that is rare."""
+    missed = 0.0
+    for value, probability in ((0.0, (1 - different) ** n), (100.0, different**n)):
+        found = over_seeds([value] * n, within=(0.0, 100.0))
+        missed += probability * (not found.low <= 100 * different <= found.high)
+    assert missed <= 0.0501
+
+
+def test_no_interval_over_seeds_leaves_the_range_of_the_values():
+    found = over_seeds([99.0, 100.0, 100.0], within=(0.0, 100.0))
+    assert found.high == 100 and found.low == over_seeds([99.0, 100.0, 100.0]).low
+    assert over_seeds([0.0] * 14, within=(0, 100)).high == pytest.approx(100 * (1 - 0.05 ** (1 / 14)))
+
+
 def test_seeds_that_agree_to_the_last_digit_decide_nothing():
     alike = over_seeds([100.0, 100.0])
     assert (alike.value, alike.low, alike.high) == (100, -math.inf, math.inf)
     assert Holds(low=90).judge(alike) == "undecided" and Holds(low=90).judge(over_seeds([99.9, 100.0])) == "yes"
+
+
+@given(st.floats(-50, 50), st.floats(0, 20), st.floats(0, 20), st.floats(-5, 5), st.floats(0.1, 40), st.booleans())
+def test_what_a_paper_reported_only_turns_undecided_into_no(value, below, above, end, more, larger):
+    found = Estimate(value, value - below, value + above)
+    plain, told = (Holds(low=end, reported=r) if larger else Holds(high=end, reported=r) for r in (math.nan, end + (more if larger else -more)))
+    before, after = plain.judge(found), told.judge(found)
+    tenth = found.high < end + more / 10 if larger else found.low > end - more / 10
+    assert after == ("no" if before == "undecided" and tenth else before)
+
+
+@pytest.mark.parametrize("wrong", [dict(low=0, high=1, reported=0.5), dict(low=0, reported=-1), dict(high=0, reported=1), dict(reported=1)])
+def test_what_was_reported_lies_on_the_claims_side_of_its_only_limit(wrong):
+    with pytest.raises(ValueError, match="was reported"):
+        Holds(**wrong)
+
+
+def test_a_rule_says_what_a_no_takes():
+    assert str(Holds(low=0, reported=0.76)) == "above 0; no where all below 0.076"
+    assert str(Holds(high=0, reported=-10)) == "below 0; no where all above -1"
+    assert str(Holds(low=50)) == "above 50" and str(Holds(0.5, 1.5)) == "between 0.5 and 1.5"
