@@ -178,6 +178,7 @@ def enter(folder: Path, *names: str) -> None:
 
 # %% ../nbs/foundations/00_basics.ipynb #8de2614c
 _FIRST = ":root { color-scheme: light dark; --ink: "  # in the style of every page; those of the first edition name no generator
+_TABLE = '<table class="dataframe"'
 
 # %% ../nbs/foundations/00_basics.ipynb #c718a199
 def _head(path: Path) -> str:
@@ -190,9 +191,12 @@ def _head(path: Path) -> str:
 
 # %% ../nbs/foundations/00_basics.ipynb #41b39382
 def _signed(path: Path) -> bool:
-    """Tell whether a page still says that confnb made it, by its generator or the first edition's style."""
+    """Tell whether a page still says that confnb made it, by its generator or the first edition's style.
+
+    A table that `publish` has written is no page, and is known by how it begins.
+    """
     head = _head(path)
-    return '<meta name="generator" content="confnb' in head or _FIRST in head
+    return '<meta name="generator" content="confnb' in head or _FIRST in head or head.startswith(_TABLE)
 
 # %% ../nbs/foundations/00_basics.ipynb #9c046b95
 def foreign(

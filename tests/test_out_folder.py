@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from projects import numbers_project
 
 from confnb import basics
+from confnb.plots import publish
 from confnb.workshop import plans, runner, runs, site, staleness
 
 
@@ -134,6 +136,16 @@ def test_a_page_of_ones_own_put_in_the_place_of_ours_later_stays(checkout, finis
         with pytest.raises(basics.UsageError, match="index.html was not made by confnb and would be lost; name another folder"):
             again()
         assert (folder / "index.html").read_text() == "<h1>my own page</h1>"
+
+
+def test_a_table_that_an_earlier_run_published_is_no_page_of_ones_own(tmp_path):
+    table = pd.DataFrame({"model": ["a"], "share": [0.5]})
+    publish("man-T1", table, table, "a caption", tmp_path / "figures")
+    name = "figures/man-T1.html"
+    assert (tmp_path / name).exists() and basics.foreign(tmp_path, [name], {name}) == []
+    assert basics.foreign(tmp_path, [name], set()) == [name], "nobody said that it is ours"
+    (tmp_path / name).write_text("<h1>my own page</h1>")
+    assert basics.foreign(tmp_path, [name], {name}) == [name]
 
 
 def of_the_first_edition(folder):
