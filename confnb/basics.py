@@ -178,7 +178,7 @@ def enter(folder: Path, *names: str) -> None:
 
 # %% ../nbs/foundations/00_basics.ipynb #8de2614c
 _FIRST = ":root { color-scheme: light dark; --ink: "  # in the style of every page; those of the first edition name no generator
-_TABLE = '<table class="dataframe"'
+_TABLE = '<table class="dataframe"'  # how a table that `publish` has written begins
 
 # %% ../nbs/foundations/00_basics.ipynb #c718a199
 def _head(path: Path) -> str:

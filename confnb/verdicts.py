@@ -92,9 +92,7 @@ class Holds:
 
     low: float = -math.inf  # the claim is true above it
     high: float = math.inf  # and below it
-    reported: float = (
-        math.nan
-    )  # by the paper, where the claim has one limit: what lacks a tenth of it is false
+    reported: float = math.nan  # by the paper; a claim of one limit is false of less than a tenth of it
 
     def __post_init__(self) -> None:
         one_limit = math.isinf(self.low) != math.isinf(self.high)
@@ -121,9 +119,9 @@ class Holds:
     def __str__(self) -> str:
         if self.low > -math.inf and self.high < math.inf:
             return f"between {self.low:g} and {self.high:g}"
-        side, other, end = (
-            ("above", "below", self.low) if self.high == math.inf else ("below", "above", self.high)
-        )
+        side, other, end = "above", "below", self.low
+        if self.high < math.inf:
+            side, other, end = other, side, self.high
         no = "" if math.isnan(self.reported) else f"; no where all {other} {self._tenth(end):g}"
         return f"{side} {end:g}{no}"
 
